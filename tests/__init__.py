@@ -1,0 +1,1 @@
+"""The tests mirror the package: tests/<module>/ or tests/test_<module>.py."""
