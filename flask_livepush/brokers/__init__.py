@@ -1,0 +1,1 @@
+"""Brokers: one contract in ``base``, an implementation a module."""

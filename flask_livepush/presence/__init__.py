@@ -1,0 +1,1 @@
+"""Who is in which room: one contract, its stores, and this process's part in it."""

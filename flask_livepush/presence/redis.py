@@ -1,0 +1,122 @@
+"""The presence store on Redis: a hash a room, and one sorted set of living nodes.
+
+It asks Redis and keeps nothing itself; ``lua/presence.lua`` says what is in a hash.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from ..brokers.redis_format import Names
+from ..brokers.redis_servers import Command, Script, Servers, WrongType
+from ..protocol.relayed import Moved
+from .base import KEPT, SILENT, Change, Listing, PresenceStore
+
+log = logging.getLogger(__name__)
+
+_KEPT_MS = math.ceil(KEPT * 1000)
+
+
+class RedisPresence(PresenceStore):
+    """A store whose lists live in Redis.
+
+    Args:
+        servers: Where Redis is.
+        prefix: The application's name, before all keys.
+        silent: Seconds without a sign of life after which a node counts as gone.
+    """
+
+    def __init__(
+        self, servers: Servers, *, prefix: str, silent: float = SILENT
+    ) -> None:
+        self._servers = servers
+        self._names = Names(prefix)
+        self._silent_ms = math.ceil(silent * 1000)
+        self._change = Script("presence.lua", head=None)
+        self._nodes = Script("nodes.lua", head=None)
+
+    def beat(self, node: str | None) -> set[str]:
+        key = self._names.nodes
+        args = (key, node or "", self._silent_ms)
+        found = self._run([Command(key, args, self._nodes, 1)], b"zset")[0]
+        return {name.decode() for name in found}
+
+    def change(self, changes: Sequence[Change]) -> list[Moved]:
+        replies = self._run([self._changing(change) for change in changes], b"hash")
+        moved = []
+        for change, (was, version, joined, left) in zip(changes, replies, strict=True):
+            users = [user.decode() for user in joined]
+            moved.append(
+                Moved(
+                    change.node,
+                    was.decode(),
+                    version.decode(),
+                    {user: change.joined[user] for user in users},
+                    tuple(user.decode() for user in left),
+                )
+            )
+        return moved
+
+    def read(self, rooms: Sequence[str]) -> list[Listing]:
+        keys = [self._names.room(room).here for room in rooms]
+        replies = self._ask([("HGETALL", key) for key in keys], keys)
+        return [_listing(reply) for reply in replies]
+
+    def versions(self, rooms: Sequence[str]) -> list[str]:
+        keys = [self._names.room(room).here for room in rooms]
+        replies = self._ask([("HGET", key, "version") for key in keys], keys)
+        return ["" if reply is None else reply.decode() for reply in replies]
+
+    def _changing(self, change: Change) -> Command:
+        key = self._names.room(change.room).here
+        args: list[str | int] = [
+            key,
+            secrets.token_urlsafe(9),
+            _KEPT_MS,
+            change.node,
+            len(change.joined),
+        ]
+        for user, info in change.joined.items():
+            args += (user, info)
+        return Command(key, (*args, *change.left), self._change, 1)
+
+    def _ask(self, words: Sequence[tuple[str, ...]], keys: Sequence[str]) -> list[Any]:
+        commands = [
+            command
+            for key, asked in zip(keys, words, strict=True)
+            for command in (
+                Command(key, asked),
+                Command(key, ("PEXPIRE", key, _KEPT_MS)),
+            )
+        ]
+        return self._run(commands, b"hash")[::2]
+
+    def _run(self, commands: Sequence[Command], kind: bytes) -> list[Any]:
+        """Run commands; a key that others have put there is removed first."""
+        try:
+            return self._servers.run(commands, patient=True)
+        except WrongType as error:
+            log.error("A key of presence is of another type; it is removed: %s", error)
+        keys = list(dict.fromkeys(command.key for command in commands))
+        types = self._servers.run([Command(key, ("TYPE", key)) for key in keys])
+        foreign = [k for k, t in zip(keys, types, strict=True) if t != kind]
+        self._servers.run([Command(key, ("DEL", key)) for key in foreign])
+        return self._servers.run(commands, patient=True)
+
+
+def _listing(reply: Any) -> Listing:
+    """Read a hash; what is none of ours in it is passed over."""
+    version = ""
+    entries: dict[str, dict[str, str]] = {}
+    for name, value in zip(reply[::2], reply[1::2], strict=True):
+        node, middle, user = name.decode(errors="replace").partition("\0")
+        text = value.decode(errors="replace")
+        if node == "version" and not middle:
+            version = text
+        elif node and middle:
+            entries.setdefault(node, {})[user] = text
+    return Listing(version, entries)

@@ -1,0 +1,7 @@
+"""The servers that tests of brokers share."""
+
+from __future__ import annotations
+
+from tests.support.redis import cluster_url, redis_url, sentinel_url
+
+__all__ = ["cluster_url", "redis_url", "sentinel_url"]
