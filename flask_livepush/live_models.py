@@ -1,0 +1,147 @@
+"""All that needs SQLAlchemy, behind one door that is opened when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import inspect
+from sqlalchemy.orm import scoped_session
+
+from .capture import Capture, Note, Scope
+from .emitter import Emitter
+from .errors import ConfigError
+from .protocol.batch import Batch
+from .protocol.publication import Position
+from .rooms import Room
+from .rows import ProcessClock, Rows
+from .sessions import Sessions, refusal
+from .tracking import Tracked, Tracking
+
+
+class LiveModels:
+    """The tracked models of one extension, and the sessions that commit them.
+
+    Args:
+        emitter: Returns where a commit of the moment goes; None: nowhere.
+        may_push: Says whether a commit may push rows, given whether it is in a scope.
+        wall: Seconds since 1970.
+        monotonic: Seconds of a clock that never falls.
+        knows: Says whether a rule knows a room's name.
+    """
+
+    def __init__(
+        self,
+        *,
+        emitter: Callable[[], Emitter | None],
+        may_push: Callable[[bool], bool],
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+        knows: Callable[[str], bool],
+    ) -> None:
+        self._knows = knows
+        self._tracking = Tracking()
+        self.capture = Capture(
+            self._tracking,
+            emitter=emitter,
+            may_push=may_push,
+            rows=Rows(ProcessClock(wall), monotonic),
+            now=monotonic,
+        )
+        self.sessions = Sessions(self.capture.follow)
+
+    def declare(self, model: Any, **declaration: Any) -> Tracked:
+        """Check a declaration that holds in a scope alone."""
+        for needed in ("rooms", "fields"):
+            if needed not in declaration:
+                raise ConfigError(
+                    f"push_changes({getattr(model, '__name__', model)}, …) needs "
+                    f"{needed}=, as livepush.track does."
+                )
+        return Tracked(model, knows=self._knows, **declaration)
+
+    def track(self, model: Any, **declaration: Any) -> None:
+        """Add a declaration; raises ConfigError where it does not fit."""
+        tracked = Tracked(model, knows=self._knows, **declaration)
+        self._tracking.add(tracked)
+        self.capture.listen_to(tracked)
+
+    def watch_flask_sqlalchemy(self, db: Any) -> None:
+        """Follow ``db.session``; to be called in an application's context.
+
+        Raises:
+            ConfigError: An engine is set to AUTOCOMMIT.
+        """
+        session = getattr(db, "session", None)
+        if not isinstance(session, scoped_session):
+            return  # another extension of that name; livepush.watch() is for it
+        for engine in db.engines.values():
+            problem = refusal(engine)
+            if problem is not None:
+                raise ConfigError(problem)
+        metadatas = db.metadatas
+
+        def owns(model: Any) -> bool:
+            return model.metadata in metadatas.values()
+
+        self.sessions.watch(session, owns=owns)
+
+    def defer(self, batch: Batch, *, wait: bool, on_close: bool = True) -> bool:
+        """Let a batch wait for the commit of an open transaction, if it is to."""
+        return self.capture.defer(Note(batch, on_close=on_close), wait=wait)
+
+    def pushed(self, positions: Mapping[str, Position]) -> None:
+        """Let the scopes of the moment know where rooms stand."""
+        self.capture.pushed(positions)
+
+    @contextmanager
+    def scope(self, tracked: tuple[Tracked, ...]) -> Iterator[dict[str, Position]]:
+        """Push what is committed inside; yield where the rooms then stand."""
+        with self.capture.scope(Scope(tracked)) as scope:
+            yield scope.positions
+
+    def have_read(self) -> bool:
+        """Say whether a session that a view will use may hold older rows."""
+        return self.capture.has_open_transaction() or self.sessions.have_read()
+
+    def kinds_of(self, room: Room) -> list[str]:
+        """Return the kinds whose rows a room has."""
+        return [t.kind for t in self._tracking.of_room(room)]
+
+    def snapshot(
+        self, room: Room, name: str, values: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Read the rows of a room, by kind, in fresh sessions."""
+        kinds = {}
+        for tracked in self._tracking.of_room(room):
+            with self.sessions.open(tracked.model) as session:
+                found = tracked.snapshot(session, name, values)
+            # Rows that a function puts into rooms may be in any; mostly they are not.
+            if tracked.rooms or found["rows"]:
+                kinds[tracked.kind] = found
+        return kinds
+
+    def row(self, target: object) -> dict[str, Any] | None:
+        """Return an object's declared fields; None when its model is not tracked."""
+        for tracked in self._tracking.of_class(type(target)):
+            return tracked.row(target)
+        return None
+
+    def staleness(self, target: Any) -> Batch | None:
+        """Return what tells screens that a model or an object of one is stale.
+
+        None when it is neither.
+        """
+        batch = Batch()
+        if isinstance(target, type):
+            is_mapped = inspect(target, raiseerr=False) is not None
+            found = self._tracking.of_model(target) if is_mapped else ()
+            for tracked in found:
+                tracked.invalidate_everywhere(batch)
+        else:
+            found = self._tracking.of_class(type(target))
+            for tracked in found:
+                for name in tracked.rooms_of(target):
+                    batch.invalidate(name, tracked.kind)
+        return batch if found else None

@@ -1,0 +1,603 @@
+"""Which models are live: in which rooms, under which kind, with which fields.
+
+A :class:`Tracked` is a declaration, checked when it is made. Given what one commit did
+to one row it says what is pushed; given a room it reads the rows a newcomer starts
+from. When commits happen, and to which rows, is ``capture``'s part.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapper, Session
+
+from .errors import ConfigError, UsageError
+from .protocol.batch import Batch
+from .protocol.encoding import encode, plain
+from .protocol.publication import Draft
+from .rooms import Room
+
+log = logging.getLogger(__name__)
+
+Values = Mapping[str, Any]
+Field = str | Callable[["Row"], Any]
+
+# Types that convert one column's value, as fields={"id": str} does; every other
+# callable is given the row.
+_CONVERSIONS = (str, int, float, bool)
+# A snapshot looks at this many rows at most for those that functions put in the room.
+_MAX_SCANNED = 5_000
+_KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_RESERVED_KINDS = ("livepush", "state")
+
+
+class Row:
+    """One row as callables of ``track`` see it: its columns, read-only.
+
+    Values are as re-read from the database; nothing is loaded on access.
+    """
+
+    __slots__ = ("_model", "_values")
+
+    def __init__(self, model: type, values: Values) -> None:
+        object.__setattr__(self, "_model", model)
+        object.__setattr__(self, "_values", values)
+
+    def __getattr__(self, name: str) -> Any:
+        values: Values = object.__getattribute__(self, "_values")
+        try:
+            return values[name]
+        except KeyError:
+            model = object.__getattribute__(self, "_model").__name__
+            raise AttributeError(
+                f"{model}.{name} is not among the columns that were read, which are "
+                f"{', '.join(values)}. Callables of track() see the columns of this "
+                f"row alone; name what they read in columns=."
+            ) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("Rows given to callables of track() are read-only.")
+
+    def __repr__(self) -> str:
+        model = object.__getattribute__(self, "_model").__name__
+        return (
+            f"<Row of {model}: {', '.join(object.__getattribute__(self, '_values'))}>"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one commit did to one row, all in all.
+
+    Args:
+        before: The columns of :attr:`Tracked.membership` before it; None: no row.
+        after: The columns of :attr:`Tracked.reads` after it; None: no row.
+        touched: The columns that were written; None: all.
+        stamp: Orders the versions of the row, in microseconds; None: nothing does,
+            and its rooms are told to read the kind anew.
+    """
+
+    before: Values | None
+    after: Values | None
+    touched: frozenset[str] | None
+    stamp: int | None
+
+
+class _FunctionRaised(Exception):
+    """A function that an application gave to ``track`` raised."""
+
+
+class Tracked:
+    """One declaration of ``livepush.track``.
+
+    Args:
+        model: A mapped class.
+        rooms: A Room whose variables are columns of the model, several, or a callable
+            that is given the row and returns a name, several, or None.
+        fields: What is pushed: names of columns, or a mapping of names to a column's
+            name, ``str`` (the column of that name as text) or a callable of the row.
+        kind: The model's name on the wire; by default its own in snake case.
+        key: The primary key or a unique column, by which clients know a row.
+        when: Given the row, whether it is in its rooms at all.
+        latest: How many rows a snapshot has, those with the highest primary keys.
+        columns: The names of the columns that callables read.
+        knows: Says whether a rule knows a room's name.
+
+    Raises:
+        ConfigError: Something named does not exist or does not fit; with the remedy.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        rooms: Any,
+        fields: Any,
+        kind: str | None = None,
+        key: str = "id",
+        when: Callable[[Row], Any] | None = None,
+        latest: int = 100,
+        columns: Sequence[str] | None = None,
+        knows: Callable[[str], bool] = lambda name: True,
+    ) -> None:
+        self.mapper = _mapper(model)
+        self.knows = knows
+        self._warned = False
+        self.model: type = model
+        self.name = model.__name__
+        self.kind = self._checked_kind(kind)
+        self._columns = dict(self.mapper.columns.items())
+        self.primary_key = tuple(
+            self.mapper.get_property_by_column(c).key for c in self.mapper.primary_key
+        )
+        self.key = self._checked_key(key)
+        self.rooms, self._rooms_of = self._checked_rooms(rooms)
+        if when is not None and not callable(when):
+            raise ConfigError(
+                f"track() of {self.name}: when={when!r} must be a callable that is "
+                "given the row."
+            )
+        self._when = when
+        self.latest = self._checked_latest(latest)
+        self._read_by_callables = self._checked_columns(columns, rooms, fields)
+        self.fields = self._checked_fields(fields)
+        self._labels = [f"{encode(name)}:" for name in self.fields]
+        variables = {v for room in self.rooms for v in room.pattern.variables}
+        by_callables = set(self._read_by_callables)
+        self.membership: frozenset[str] = frozenset(
+            {self.key, *self.primary_key, *variables}
+            | (by_callables if when is not None or not self.rooms else set())
+        )
+        named = {f for f in self.fields.values() if isinstance(f, str)}
+        named |= {n for n, f in self.fields.items() if f in _CONVERSIONS}
+        self.reads: frozenset[str] = self.membership | by_callables | named
+        # What an UPDATE of any other column may change too, SQL expressions among it.
+        self.follow = frozenset(
+            name
+            for name in self.reads
+            if not isinstance(column := self._columns[name], sa.Column)
+            or column.onupdate is not None
+            or column.server_onupdate is not None
+            or column is self.mapper.version_id_col
+        )
+
+    def __repr__(self) -> str:
+        return f"<Tracked {self.name} as {self.kind!r}>"
+
+    # -- what a change becomes -------------------------------------------------------
+
+    def push(self, change: Change, to: Batch) -> None:
+        """Hand over what one commit did to one row, as its rooms are to see it.
+
+        Functions of the application run in here. One that raises is logged, and the
+        rooms of the row are told to read the kind anew.
+        """
+        try:
+            old = self._names(change.before)
+            new = self._names(change.after)
+        except Exception as error:
+            log.exception(
+                "The rooms of a changed %s are not known: %s", self.name, error
+            )
+            self.invalidate_everywhere(to)
+            return
+        if old == new and not self._concerns(change):
+            return
+        if change.stamp is None:
+            for room in old | new:
+                to.invalidate(room, self.kind)
+            return
+        try:
+            self._push(change, old, new, to)
+        except Exception as error:
+            log.exception("A changed %s can't be pushed: %s", self.name, error)
+            for room in old | new:
+                to.invalidate(room, self.kind)
+
+    def _push(self, change: Change, old: set[str], new: set[str], to: Batch) -> None:
+        old_key = self._wire_key(change.before) if old else ""
+        new_key = self._wire_key(change.after) if new else ""
+        # Everything that may fail is done before the first is handed over.
+        data = self._encoded(change.after) if change.after and new else ""
+        for room in sorted(old):
+            if room not in new or old_key != new_key:
+                gone = f"{{{encode(self.key)}:{old_key}}}"
+                to.delete(room, self._draft("deleted", gone, old_key, change.stamp))
+        for room in sorted(new):
+            event = "updated" if room in old and old_key == new_key else "created"
+            to.put(room, self._draft(event, data, new_key, change.stamp))
+
+    def _draft(self, what: str, data: str, key: str, stamp: int | None) -> Draft:
+        return Draft(f"{self.kind}.{what}", data, self.kind, key, stamp)
+
+    def _concerns(self, change: Change) -> bool:
+        if change.before is None or change.after is None or change.touched is None:
+            return True
+        return bool(change.touched & self.reads or (change.touched and self.follow))
+
+    def _names(self, values: Values | None) -> set[str]:
+        if values is None or values[self.key] is None:
+            return set()  # nothing would tell two rows without a key apart
+        if self._when is not None and not self._is_in(Row(self.model, values)):
+            return set()
+        if self._rooms_of is not None:
+            row = Row(self.model, values)
+            return self._checked_names(self._call("rooms=", self._rooms_of, row))
+        found = set()
+        for room in self.rooms:
+            wanted = {v: values[v] for v in room.pattern.variables}
+            try:
+                if None not in wanted.values():
+                    found.add(room.name(**wanted))
+            except UsageError:
+                continue  # values of which no name can be made are in no room
+        return found
+
+    def _checked_names(self, names: Any) -> set[str]:
+        several = [] if names is None else [names] if isinstance(names, str) else names
+        if not isinstance(several, (list, tuple, set, frozenset)) or not all(
+            isinstance(name, str) for name in several
+        ):
+            raise _FunctionRaised(
+                f"rooms= of {self.name} returned {names!r}; it must return a room's "
+                "name, several, or None"
+            )
+        for name in several:
+            if not self.knows(name) and not self._warned:
+                self._warned = True
+                log.warning(
+                    "rooms= of %s returned %r, which no rule knows: nobody can see its "
+                    "rows there. Declare the pattern with @livepush.room.",
+                    self.name,
+                    name,
+                )
+        return set(several)
+
+    def _wire_key(self, values: Values | None) -> str:
+        assert values is not None
+        field = self.fields[self.key]
+        value = values[self.key]
+        return encode(value if isinstance(field, str) else field(value))
+
+    def fields_of(self, values: Values) -> dict[str, Any]:
+        """Return the fields of a row: what was declared and nothing else."""
+        row = Row(self.model, values)
+        return {
+            name: plain(self._field(name, field, values, row), f"field {name!r}")
+            for name, field in self.fields.items()
+        }
+
+    def _encoded(self, values: Values) -> str:
+        """Return the fields of a row as JSON text, each encoded once."""
+        row = Row(self.model, values)
+        fields = zip(self._labels, self.fields.items(), strict=True)
+        texts = (
+            label + encode(self._field(name, field, values, row), f"field {name!r}")
+            for label, (name, field) in fields
+        )
+        return f"{{{','.join(texts)}}}"
+
+    def _is_in(self, row: Row) -> bool:
+        return self._when is None or bool(self._call("when=", self._when, row))
+
+    def _field(self, name: str, field: Field, values: Values, row: Row) -> Any:
+        if isinstance(field, str):
+            return values[field]
+        if field in _CONVERSIONS:
+            value = values[name]
+            return None if value is None else field(value)
+        return self._call(f"the field {name!r}", field, row)
+
+    def _call(self, what: str, function: Callable[[Row], Any], row: Row) -> Any:
+        try:
+            return function(row)
+        except Exception as error:
+            named = getattr(function, "__qualname__", repr(function))
+            raise _FunctionRaised(
+                f"{named}, given as {what} of {self.name}, raised {error!r}"
+            ) from error
+
+    def rooms_of(self, row: object) -> set[str]:
+        """Return the names of the rooms of a loaded object, for ``invalidate``."""
+        return self._names({name: getattr(row, name) for name in self.reads})
+
+    def invalidate_everywhere(self, to: Batch) -> None:
+        """Tell every room that may hold rows of the model to read them anew."""
+        to.invalidate_everywhere(self.kind, self._may_be_in)
+
+    def _may_be_in(self, name: str) -> bool:
+        # A callable's rooms can't be told from their names: all of them may be.
+        return not self.rooms or any(room.has_name(name) for room in self.rooms)
+
+    def row(self, target: object) -> dict[str, Any]:
+        """Return the declared fields of a loaded object."""
+        return self.fields_of({name: getattr(target, name) for name in self.reads})
+
+    # -- what a newcomer starts from -------------------------------------------------
+
+    def belongs_to(self, room: Room) -> bool:
+        """Say whether the room's snapshot may have rows of this model."""
+        return room in self.rooms or self._rooms_of is not None
+
+    def snapshot(self, session: Session, name: str, values: Values) -> dict[str, Any]:
+        """Read the newest rows of one room, ascending by primary key.
+
+        Args:
+            session: A fresh one; the caller closes it.
+            name: The room's name.
+            values: The values in it.
+
+        Returns:
+            ``{"key": str, "rows": [...], "partial": bool}``.
+        """
+        names = sorted(self.reads)
+        # Functions say which rows are in the room; SQL can't.
+        selects = self._when is not None or self._rooms_of is not None
+        if self._rooms_of is not None:
+            values = {}
+        statement = (
+            sa.select(*(getattr(self.model, name) for name in names))
+            .where(*(self._equals(v, value) for v, value in values.items()))
+            .order_by(*(getattr(self.model, p).desc() for p in self.primary_key))
+            .limit(_MAX_SCANNED if selects else self.latest + 1)
+        )
+        connection = session.connection(bind_arguments={"mapper": self.mapper})
+        rows: list[dict[str, Any]] = []
+        partial = False
+        scanned = 0
+        with connection.execution_options(yield_per=500).execute(statement) as result:
+            for found in result:
+                scanned += 1
+                row = dict(zip(names, found, strict=True))
+                if selects and not self._is_in_room(name, row):
+                    continue
+                if len(rows) == self.latest:
+                    partial = True
+                    break
+                rows.append(self.fields_of(row))
+        partial = partial or (selects and scanned == _MAX_SCANNED)
+        return {"key": self.key, "rows": rows[::-1], "partial": partial}
+
+    def _is_in_room(self, name: str, values: Values) -> bool:
+        try:
+            return name in self._names(values)
+        except Exception as error:
+            if self.rooms:
+                raise
+            # Whatever room the row is in: most likely it is not this one.
+            log.exception("A %s is left out of a snapshot: %s", self.name, error)
+            return False
+
+    def _equals(self, name: str, value: Any) -> Any:
+        column = getattr(self.model, name)
+        if isinstance(value, str) and isinstance(self._columns[name].type, sa.Integer):
+            # A room's name is text; of the room user:7, the column is 7.
+            value = int(value) if value.isdecimal() else None
+        if isinstance(value, int) and not _fits(self._columns[name].type, value):
+            value = None
+        return sa.false() if value is None else column == value
+
+    # -- checks ----------------------------------------------------------------------
+
+    def _checked_kind(self, kind: str | None) -> str:
+        if kind is None:
+            kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_",
+                          self.name).lower()  # fmt: skip
+        if not isinstance(kind, str) or not _KIND.fullmatch(kind):
+            raise ConfigError(
+                f"track() of {self.name}: the kind {kind!r} must be a name such as "
+                "'message', of letters, digits, '_' and '-'."
+            )
+        if kind in _RESERVED_KINDS:
+            raise ConfigError(
+                f"track() of {self.name}: the kind {kind!r} is reserved; give another "
+                "with kind=."
+            )
+        return kind
+
+    def _column(self, name: object, what: str) -> str:
+        if isinstance(name, str) and name in self._columns:
+            return name
+        raise ConfigError(
+            f"track() of {self.name}: {what} {name!r} is no column of it; its columns "
+            f"are {', '.join(self._columns)}."
+            + (" Name the one that clients know a row by with key=." * (what == "key"))
+        )
+
+    def _checked_key(self, key: str) -> str:
+        column = self._columns[self._column(key, "key")]
+        if self.primary_key == (key,) or self._is_unique(column):
+            return key
+        raise ConfigError(
+            f"track() of {self.name}: key {key!r} is neither its primary key nor "
+            "unique; give a unique column with key=."
+        )
+
+    def _is_unique(self, column: Any) -> bool:
+        table = getattr(column, "table", None)
+        if getattr(column, "unique", False):
+            return True
+        alone = [
+            list(c.columns)
+            for c in getattr(table, "constraints", ())
+            if isinstance(c, sa.UniqueConstraint)
+        ]
+        alone += [list(i.columns) for i in getattr(table, "indexes", ()) if i.unique]
+        return [column] in alone
+
+    def _checked_rooms(
+        self, rooms: Any
+    ) -> tuple[tuple[Room, ...], Callable[[Row], Any] | None]:
+        if isinstance(rooms, Room):
+            rooms = (rooms,)
+        if isinstance(rooms, (tuple, list)) and rooms:
+            for room in rooms:
+                if not isinstance(room, Room):
+                    raise ConfigError(
+                        f"track() of {self.name}: {room!r} in rooms= is no Room; "
+                        "livepush.room(pattern) returns one."
+                    )
+                for variable in room.pattern.variables:
+                    if variable not in self._columns:
+                        raise ConfigError(
+                            f"track() of {self.name}: the room {room.pattern.text!r} "
+                            f"has the variable {variable!r}, which is no column of it; "
+                            f"its columns are {', '.join(self._columns)}. Rename the "
+                            "variable, or give rooms= a callable and columns=."
+                        )
+            return tuple(rooms), None
+        if callable(rooms):
+            return (), rooms
+        raise ConfigError(
+            f"track() of {self.name}: rooms={rooms!r} must be a Room, several, or a "
+            "callable."
+        )
+
+    def _checked_latest(self, latest: int) -> int:
+        if isinstance(latest, bool) or not isinstance(latest, int) or latest < 0:
+            raise ConfigError(
+                f"track() of {self.name}: latest={latest!r} must be a whole number, 0 "
+                "or more."
+            )
+        return latest
+
+    def _checked_columns(
+        self, columns: Sequence[str] | None, rooms: Any, fields: Any
+    ) -> tuple[str, ...]:
+        if columns is not None:
+            if isinstance(columns, str):
+                raise ConfigError(
+                    f"track() of {self.name}: columns={columns!r} must be a tuple of "
+                    "names."
+                )
+            return tuple(self._column(name, "column") for name in columns)
+        if self._rooms_of is not None:
+            raise ConfigError(
+                f"track() of {self.name}: name the columns that the callable "
+                "rooms= reads in columns=, so that a move between rooms is noticed."
+            )
+        has_callables = self._when is not None or (
+            isinstance(fields, Mapping)
+            and any(callable(f) and f not in _CONVERSIONS for f in fields.values())
+        )
+        return tuple(self._columns) if has_callables else ()
+
+    def _checked_fields(self, fields: Any) -> dict[str, Field]:
+        if isinstance(fields, str) or not isinstance(fields, (Mapping, Iterable)):
+            raise ConfigError(
+                f"track() of {self.name}: fields={fields!r} must be a tuple of names "
+                "or a mapping."
+            )
+        if isinstance(fields, Mapping):
+            checked = {n: self._checked_field(n, f) for n, f in fields.items()}
+        else:
+            checked = {self._column(n, "field"): n for n in fields}
+        key = checked.setdefault(self.key, self.key)
+        if key != self.key and key not in _CONVERSIONS:
+            raise ConfigError(
+                f"track() of {self.name}: the field {self.key!r} is its key and must "
+                f"be that column itself, or str: fields={{{self.key!r}: str}}."
+            )
+        return {self.key: key} | checked
+
+    def _checked_field(self, name: object, field: Any) -> Field:
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"track() of {self.name}: the field {name!r} must be a text."
+            )
+        if field in _CONVERSIONS:
+            self._column(name, "field")
+            return field  # type: ignore[no-any-return]
+        if callable(field):
+            return field  # type: ignore[no-any-return]
+        return self._column(field, f"the column of field {name!r},")
+
+
+def by_model(tracked: Sequence[Tracked]) -> tuple[tuple[Tracked, ...], ...]:
+    """Put the declarations of one model together."""
+    models = dict.fromkeys(t.model for t in tracked)
+    return tuple(tuple(t for t in tracked if t.model is m) for m in models)
+
+
+def _fits(kind: Any, value: int) -> bool:
+    """Say whether a column can hold an integer; databases refuse to compare others."""
+    bits = 16 if isinstance(kind, sa.SmallInteger) else 32
+    if not isinstance(kind, sa.Integer) or isinstance(kind, sa.BigInteger):
+        return True
+    return value in range(-(1 << (bits - 1)), 1 << (bits - 1))
+
+
+class Tracking:
+    """All declarations of one extension."""
+
+    def __init__(self) -> None:
+        self._tracked: list[Tracked] = []
+        self._by_class: dict[type, tuple[Tracked, ...]] = {}
+        self._groups: dict[type, tuple[tuple[Tracked, ...], ...]] = {}
+
+    def add(self, tracked: Tracked) -> None:
+        """Add a declaration.
+
+        Raises:
+            ConfigError: Another model has the same kind in the same room, or the same
+                declaration exists.
+        """
+        for other in self._tracked:
+            if other.kind != tracked.kind:
+                continue
+            shared = [room for room in tracked.rooms if room in other.rooms]
+            if shared:
+                raise ConfigError(
+                    f"track() of {tracked.name}: room {shared[0].pattern.text!r} has "
+                    f"the kind {tracked.kind!r} of {other.name} already; give "
+                    "another with kind=."
+                )
+        self._tracked.append(tracked)
+        self._by_class.clear()
+        self._groups.clear()
+
+    def all(self) -> tuple[Tracked, ...]:
+        """Return all declarations."""
+        return tuple(self._tracked)
+
+    def of_model(self, cls: type) -> tuple[Tracked, ...]:
+        """Return the declarations whose rows a statement on a class may touch."""
+        return tuple(
+            t
+            for t in self._tracked
+            if issubclass(cls, t.model) or issubclass(t.model, cls)
+        )
+
+    def of_class(self, cls: type) -> tuple[Tracked, ...]:
+        """Return the declarations that hold for objects of a class."""
+        found = self._by_class.get(cls)
+        if found is None:
+            found = tuple(t for t in self._tracked if issubclass(cls, t.model))
+            self._by_class[cls] = found
+        return found
+
+    def groups(self, cls: type) -> tuple[tuple[Tracked, ...], ...]:
+        """Return the same, those of one model together."""
+        found = self._groups.get(cls)
+        if found is None:
+            found = self._groups[cls] = by_model(self.of_class(cls))
+        return found
+
+    def of_room(self, room: Room) -> tuple[Tracked, ...]:
+        """Return the declarations that have rows in a kind of room."""
+        return tuple(t for t in self._tracked if t.belongs_to(room))
+
+
+def _mapper(model: Any) -> Mapper[Any]:
+    mapper = sa.inspect(model, raiseerr=False) if isinstance(model, type) else None
+    if not isinstance(mapper, Mapper):
+        raise ConfigError(
+            f"track() of {model!r}: it is no model; decorate a class that SQLAlchemy "
+            "maps, such as one derived from db.Model."
+        )
+    return mapper

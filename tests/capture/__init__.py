@@ -1,0 +1,1 @@
+"""Tests of what commits become, through the public interface alone."""
