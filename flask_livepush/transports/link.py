@@ -1,0 +1,85 @@
+"""How an application's connections are served: by the engine, or by stock drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import socketio
+
+from ..config import Config
+from ..metrics import OFF, Metrics
+from .clients import index_rooms
+from .engine.outlet import EngineOutlet
+from .engine.server import Engine, Limits
+from .engine.workers import Workers
+from .fanout import Outlet, StockOutlet
+from .mailbox import Mailboxes
+
+Spawn = Callable[[Callable[[], object]], object]
+# Ends a connection's subscriptions and calls the function when that is done.
+Evict = Callable[[str, Callable[[], None]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The connections of one application.
+
+    Args:
+        outlet: Where frames go.
+        spawn: Runs what connections send.
+        spawn_answers: Runs what they answer to calls of the server: a handler, which
+            ``spawn`` runs, may be waiting for it.
+        evict_by: Says by what function connections that lose publications are told.
+    """
+
+    outlet: Outlet
+    spawn: Spawn
+    spawn_answers: Spawn
+    evict_by: Callable[[Evict], None]
+
+
+def link(server: socketio.Server, settings: Config, metrics: Metrics = OFF) -> Link:
+    """Set up how the connections of a Socket.IO server are served."""
+    index_rooms(server.manager)
+    background = server.start_background_task
+    if settings.engine == "stock":
+        return Link(StockOutlet(server), background, background, lambda evict: None)
+    engine = Engine.replace(
+        server,
+        limits=Limits(
+            connections=settings.max_connections,
+            send_bytes=settings.send_buffer_bytes,
+            messages=settings.max_messages_per_second,
+            upgrade=settings.upgrade_timeout,
+            connect=settings.connect_timeout,
+        ),
+        switch_interval=settings.switch_interval,
+        metrics=metrics,
+    )
+    outlet = EngineOutlet(server, engine)
+
+    # One thread tells all who lose publications: a thousand may in the same moment.
+    losers = Mailboxes(background, limit=settings.max_connections)
+
+    def evict_by(evict: Evict) -> None:
+        def tell(eio_sid: str) -> None:
+            accept = partial(engine.accept_again, eio_sid)
+            sid = outlet.sid_of(eio_sid)
+            if sid is None:
+                accept()
+            else:
+                evict(sid, accept)
+
+        def full(eio_sid: str) -> None:
+            if not losers.put("", partial(tell, eio_sid)):
+                engine.disconnect(eio_sid)
+
+        engine.on_full(full)
+
+    if server.async_mode == "threading":
+        spawn = Workers(settings.handler_threads, "livepush-handler").run
+        spawn_answers = Workers(1, "livepush-answers").run
+        return Link(outlet, spawn, spawn_answers, evict_by)
+    return Link(outlet, background, background, evict_by)

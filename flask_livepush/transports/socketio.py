@@ -1,0 +1,543 @@
+"""Events in: connections, their order, and the protocol's messages.
+
+Our events and checks are no registered handlers, which an application's own
+``on("connect")`` would silently replace: the server's instance is asked before its
+handlers are.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import engineio
+import flask_socketio
+import socketio
+from flask import Flask
+
+from ..errors import BadMessage, ClientError, ConfigError
+from ..metrics import OFF, Metrics
+from ..node import Node
+from ..protocol import messages
+from .engine.server import Engine
+from .fanout import NAMESPACE, Fanout, Outlet
+from .mailbox import Mailboxes
+
+log = logging.getLogger(__name__)
+
+Spawn = Callable[[Callable[[], object]], object]
+
+_OURS = "livepush."
+# Names a client must not send: python-socketio would run the handlers of the real
+# events.
+_RESERVED = ("connect", "disconnect")
+# Levels of arrays and objects in each other.
+_MAX_DEPTH = 100
+# Bytes that an empty attachment costs.
+_ATTACHMENT = 64
+
+
+def instance(like: flask_socketio.SocketIO | None = None) -> flask_socketio.SocketIO:
+    """Return a SocketIO that is not set up yet.
+
+    Args:
+        like: Another whose handlers, declared before it was set up, hold here too.
+    """
+    made = flask_socketio.SocketIO()
+    if like is not None:
+        made.handlers = list(like.handlers)
+        made.namespace_handlers = list(like.namespace_handlers)
+    return made
+
+
+def create(
+    app: Flask,
+    made: flask_socketio.SocketIO,
+    *,
+    async_mode: str | None,
+    cors_origins: Any,
+    ping_interval: float,
+    ping_timeout: float,
+    max_message_bytes: int,
+    relay: socketio.PubSubManager | None,
+) -> None:
+    """Set up a Socket.IO server of our own for an application.
+
+    Args:
+        relay: Carries the application's own emits to other processes, if there are any.
+
+    Raises:
+        ConfigError: The async mode does not fit how the process is patched.
+    """
+    made.init_app(
+        app,
+        async_mode=choose_async_mode(async_mode),
+        cors_allowed_origins=cors_origins,
+        ping_interval=ping_interval,
+        ping_timeout=ping_timeout,
+        max_http_buffer_size=max_message_bytes,
+        **({} if relay is None else {"client_manager": relay}),
+    )
+    app.wsgi_app = _Bypass(made.sockio_mw)  # type: ignore[method-assign]
+
+
+class _Bypass:
+    """Spares requests what Flask-SocketIO's middleware does to each.
+
+    It copies the environment of those that are no Socket.IO's, and engineio's, below
+    it, declares a class for each of those that are.
+
+    Args:
+        middleware: Flask-SocketIO's.
+    """
+
+    def __init__(self, middleware: Any) -> None:
+        self._middleware = middleware
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        middleware = self._middleware
+        if not environ.get("PATH_INFO", "").startswith(middleware.engineio_path):
+            return middleware.wsgi_app(environ, start_response)
+        engine = middleware.engineio_app.eio
+        if isinstance(engine, Engine):
+            environ = {**environ, "flask.app": middleware.flask_app}
+            return engine.handle_request(environ, start_response)
+        return middleware(environ, start_response)
+
+
+def choose_async_mode(configured: str | None) -> str:
+    """Return the mode that is configured, else what is patched, else threading.
+
+    Raises:
+        ConfigError: It is configured to one the process is not patched for.
+    """
+    patched = _patched()
+    if configured is None:
+        return patched or "threading"
+    if configured != "threading" and configured != patched:
+        call = {
+            "eventlet": "import eventlet; eventlet.monkey_patch()",
+            "gevent": "from gevent import monkey; monkey.patch_all()",
+        }[configured]
+        raise ConfigError(
+            f"LIVEPUSH_ASYNC_MODE is {configured!r}, but the process is not "
+            f"monkey-patched by it; begin the program with: {call}"
+        )
+    if configured == "threading" and patched is not None:
+        raise ConfigError(
+            f"LIVEPUSH_ASYNC_MODE is 'threading', but the process is monkey-patched by "
+            f"{patched}; leave the setting out or set it to {patched!r}."
+        )
+    return configured
+
+
+def _patched() -> str | None:
+    eventlet = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
+        return "eventlet"
+    gevent = sys.modules.get("gevent.monkey")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        return "gevent"
+    return None
+
+
+def check_adopted(instance: Any, async_mode: str | None) -> None:
+    """Check that an application's own SocketIO can be adopted.
+
+    Raises:
+        ConfigError: It is none, is not set up yet, or runs in another mode.
+    """
+    if not isinstance(instance, flask_socketio.SocketIO):
+        raise ConfigError(
+            f"LivePush(socketio={instance!r}): it must be a flask_socketio.SocketIO."
+        )
+    if instance.server is None:
+        raise ConfigError(
+            "LivePush(socketio=…): the SocketIO is not set up yet; call "
+            "socketio.init_app(app) before livepush.init_app(app)."
+        )
+    namespaces = instance.server.namespaces
+    if namespaces != "*" and NAMESPACE not in namespaces:
+        raise ConfigError(
+            f"LivePush(socketio=…): its namespaces are {namespaces!r}; add '/', which "
+            "flask_livepush uses."
+        )
+    if async_mode not in (None, instance.async_mode):
+        raise ConfigError(
+            f"LIVEPUSH_ASYNC_MODE is {async_mode!r}, but the SocketIO given runs in "
+            f"{instance.async_mode!r}; set it there and leave LIVEPUSH_ASYNC_MODE out."
+        )
+
+
+class Events:
+    """Takes what connections send to one server.
+
+    Args:
+        server: The server; its instance is changed.
+        node: Serves joins.
+        fanout: Encodes acks.
+        outlet: Learns of connections.
+        spawn: Runs what connections send in the background.
+        spawn_answers: The same for what they answer, for which that may be waiting.
+        may_connect: Asked with the handshake's environment before a connection to the
+            default namespace is accepted; None: not asked.
+        max_pending: Messages of one connection that may wait for their turn.
+        in_order: Whether the application's handlers too are called one at a time, in
+            the order of a connection's events. Else each has a thread of its own, as
+            is python-socketio's default.
+        metrics: Counts connections.
+    """
+
+    def __init__(
+        self,
+        server: socketio.Server,
+        *,
+        node: Node,
+        fanout: Fanout,
+        outlet: Outlet,
+        spawn: Spawn,
+        spawn_answers: Spawn,
+        may_connect: Callable[[dict[str, Any]], bool] | None,
+        max_pending: int,
+        in_order: bool,
+        metrics: Metrics = OFF,
+    ) -> None:
+        self._server = server
+        self._node = node
+        self._fanout = fanout
+        self._outlet = outlet
+        self._may_connect = may_connect
+        self._in_order = in_order
+        self._metrics = metrics
+        metrics.gauge("connections", lambda: self._connections(True), "websocket")
+        metrics.gauge("connections", lambda: self._connections(False), "polling")
+        # A polling client sends what has gathered as one request; past 16 packets the
+        # stock limit, which is the process's, loses them all. Bytes are limited anyway.
+        payload = engineio.payload.Payload
+        payload.max_decode_packets = max(payload.max_decode_packets, max_pending)
+        self._mailboxes = Mailboxes(spawn, limit=max_pending)
+        self._answers = Mailboxes(spawn_answers, limit=max_pending)
+        self._handle_event = server._handle_event
+        self._trigger_event = server._trigger_event
+        # Connections, by their Engine.IO session's id: those that have not been told
+        # to the application as gone. Flask-SocketIO's test clients are none.
+        self._known: set[str] = set()
+        self._on_connect = server.eio.handlers["connect"]
+        self._on_disconnect = server.eio.handlers["disconnect"]
+        self._handle_connect = server._handle_connect
+        self._handle_message = server.eio.handlers["message"]
+        server._handle_connect = self._in_turn(self.handle_connect, _check_auth)
+        server._handle_event = self._in_turn(self.handle_event, _check_depth)
+        server._handle_disconnect = self._in_turn(server._handle_disconnect)
+        self._handle_ack = server._handle_ack
+        server._handle_ack = self._in_turn(
+            self.handle_ack, _check_depth, mailboxes=self._answers
+        )
+        server._trigger_event = self.trigger_event
+        server.eio.on("message", self.on_message)
+        server.eio.on("connect", self.on_connect)
+        server.eio.on("disconnect", self.on_disconnect)
+
+    def _in_turn(
+        self,
+        handler: Callable[..., Any],
+        check: Callable[[Any], None] | None = None,
+        *,
+        mailboxes: Mailboxes | None = None,
+    ) -> Callable[..., Any]:
+        """Let a handler of packets run in the connection's mailbox.
+
+        The reader decodes packets, checks their data and goes on. Answers to calls of
+        the server have a mailbox of their own: a handler in the other may be waiting
+        for one.
+        """
+        boxes = mailboxes or self._mailboxes
+
+        def handle(eio_sid: str, *args: Any) -> None:
+            # A test client expects that its messages have been handled when it has
+            # sent them.
+            if eio_sid not in self._known or boxes.inside(eio_sid):
+                self._handle(handler, eio_sid, *args)
+                return
+            if check is not None:
+                check(args[-1])
+            task = partial(self._handle, handler, eio_sid, *args)
+            asks_nobody = handler == self.handle_connect and self._asks_nobody(args[0])
+            if asks_nobody and boxes.enter(eio_sid, task):
+                return
+            if not boxes.put(eio_sid, task):
+                log.warning("A client sends faster than it is served; it is closed")
+                self._metrics.count("drops_total", "too_fast")
+                self._close(eio_sid)
+
+        return handle
+
+    def _asks_nobody(self, namespace: str | None) -> bool:
+        """Say whether a CONNECT runs no code of the application, and so waits for none.
+
+        A turn of another thread would take longer than it does.
+        """
+        server = self._server
+        return (
+            self._may_connect is None
+            and namespace in (None, NAMESPACE)
+            and not any(
+                name in server.namespace_handlers
+                or "connect" in server.handlers.get(name, ())
+                for name in (NAMESPACE, "*")
+            )
+        )
+
+    def _handle(self, handler: Callable[..., Any], eio_sid: str, *args: Any) -> None:
+        if eio_sid not in self._server.environ:
+            return  # it has gone meanwhile
+        connection = self._server.eio.sockets.get(eio_sid)
+        if (
+            handler == self.handle_connect
+            or getattr(connection, "entered", False)
+            # Its CONNECT has been answered a moment ago.
+            or self._server.manager.sid_from_eio_sid(eio_sid, args[0] or NAMESPACE)
+        ):
+            handler(eio_sid, *args)
+        else:
+            log.debug("A client did not begin with a CONNECT; it is closed")
+            self._close(eio_sid)
+
+    def _close(self, eio_sid: str) -> None:
+        # Server.disconnect would wait for the client to take what is queued for it.
+        connection = self._server.eio.sockets.get(eio_sid)
+        if connection is not None:
+            connection.close(wait=False)
+
+    def on_message(self, eio_sid: str, data: str | bytes) -> None:
+        """Take a message; in the reader.
+
+        Raises:
+            Exception: It is no packet, or not the one that must come now: the
+                connection must end.
+        """
+        announced = self._server._binary_packet.get(eio_sid)
+        if announced is not None:
+            self._check_attachment(announced, data)
+        self._handle_message(eio_sid, data)
+        begun = self._server._binary_packet.get(eio_sid)
+        if begun is None:
+            return
+        connection = self._server.eio.sockets.get(eio_sid)
+        if connection is None or connection.closed:
+            # It has ended meanwhile: nobody would forget it.
+            self._server._binary_packet.pop(eio_sid, None)
+        elif not begun.attachment_count:
+            raise ValueError("A binary packet has no attachment.")
+
+    def _check_attachment(self, announced: Any, data: str | bytes) -> None:
+        if isinstance(data, str):
+            raise ValueError("A text came instead of an attachment.")
+        size = getattr(announced, "livepush_size", 0) + len(data) + _ATTACHMENT
+        if size > self._server.eio.max_http_buffer_size:
+            raise ValueError("The attachments of a packet are too large.")
+        announced.livepush_size = size
+
+    def on_connect(self, eio_sid: str, environ: dict[str, Any]) -> Any:
+        """Take a new connection, which is in no namespace yet."""
+        self._known.add(eio_sid)
+        return self._on_connect(eio_sid, environ)
+
+    def on_disconnect(self, eio_sid: str, *reason: Any) -> None:
+        """Take the end of a connection; what it still had waiting is forgotten."""
+        self._server._binary_packet.pop(eio_sid, None)
+        self._mailboxes.close(eio_sid, partial(self._end, eio_sid, *reason))
+
+    def _end(self, eio_sid: str, *reason: Any) -> None:
+        try:
+            self._on_disconnect(eio_sid, *reason)
+        finally:
+            self._known.discard(eio_sid)
+
+    def handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:
+        """Take a CONNECT to a namespace, in the connection's mailbox."""
+        server, manager = self._server, self._server.manager
+        name = namespace or NAMESPACE
+        if manager.sid_from_eio_sid(eio_sid, name) is not None:
+            log.debug("A client connected to %s again; it was ignored", name)
+        elif not (
+            name in server.handlers
+            or name in server.namespace_handlers
+            or server.namespaces == "*"
+            or name in server.namespaces
+        ):
+            # The server would answer with a text; the protocol has an object.
+            error = {"message": "Invalid namespace"}
+            kind = socketio.packet.CONNECT_ERROR
+            packet = server.packet_class(kind, data=error, namespace=name)
+            server._send_packet(eio_sid, packet)
+        else:
+            try:
+                self._handle_connect(eio_sid, namespace, data)
+            except BaseException:
+                # The server would keep for ever who has neither come nor been refused.
+                sid = manager.sid_from_eio_sid(eio_sid, name)
+                if sid is not None:
+                    manager.disconnect(sid, name, ignore_queue=True)
+                raise
+            connection = server.eio.sockets.get(eio_sid)
+            if connection is not None and manager.sid_from_eio_sid(eio_sid, name):
+                connection.entered = True
+
+    def handle_event(
+        self, eio_sid: str, namespace: str | None, number: int | None, data: Any
+    ) -> None:
+        """Take an event, ours or the application's, in the connection's mailbox."""
+        if not isinstance(data, list) or not data or not isinstance(data[0], str):
+            log.debug("An event without a name was dropped")
+        elif data[0] in _RESERVED:
+            log.debug("A client sent the reserved event %s; it was dropped", data[0])
+        elif data[0].startswith(_OURS) and (namespace or NAMESPACE) == NAMESPACE:
+            self._take(eio_sid, number, data[0], tuple(data[1:]))
+        elif self._in_order:
+            self._call_handler(eio_sid, namespace or NAMESPACE, number, data)
+        else:
+            self._handle_event(eio_sid, namespace, number, data)
+
+    def _call_handler(
+        self, eio_sid: str, namespace: str, number: int | None, data: list[Any]
+    ) -> None:
+        # As the server's _handle_event without a thread. Setting async_handlers to
+        # False would do the same and forbid handlers to call() the client, which they
+        # can: its answer does not wait for the mailbox.
+        server = self._server
+        sid = server.manager.sid_from_eio_sid(eio_sid, namespace)
+        if server.manager.is_connected(sid, namespace):
+            server._handle_event_internal(server, sid, eio_sid, data, namespace, number)
+
+    def handle_ack(
+        self, eio_sid: str, namespace: str | None, number: int | None, data: Any
+    ) -> None:
+        """Take the answer to a call of the server's, in a mailbox of its own."""
+        if isinstance(data, list):
+            self._handle_ack(eio_sid, namespace, number, data)
+        else:
+            log.debug("An ack without arguments was dropped")
+
+    def trigger_event(self, event: str, namespace: str, *args: Any) -> Any:
+        """Look at connects and disconnects before the application's handlers do."""
+        if namespace == NAMESPACE:
+            if event == "connect":
+                self._check(args[1])
+                return self._connect(*args)
+            if event == "disconnect":
+                self._node.disconnect(args[0])
+                self._outlet.closed(args[0])
+        if event == "disconnect":
+            return self._disconnect(namespace, *args)
+        return self._trigger_event(event, namespace, *args)
+
+    def _disconnect(self, namespace: str, *args: Any) -> Any:
+        """Tell the application; the server must go on and forget the connection."""
+        try:
+            return self._trigger_event("disconnect", namespace, *args)
+        except Exception:
+            log.exception("A handler of disconnects failed")
+            return None
+
+    def _connect(self, sid: str, *args: Any) -> Any:
+        """Ask the application's handler; the outlet learns of who is let in."""
+        answer = self._trigger_event("connect", NAMESPACE, sid, *args)
+        if answer is not False:
+            eio_sid = self._server.manager.eio_sid_from_sid(sid, NAMESPACE)
+            self._outlet.opened(sid, eio_sid)
+        return answer
+
+    def _connections(self, upgraded: bool) -> int:
+        connections = list(self._server.eio.sockets.values())
+        return sum(c.upgraded == upgraded for c in connections if not c.closed)
+
+    def _check(self, environ: dict[str, Any]) -> None:
+        outcome = "refused"
+        try:
+            self._ask(environ)
+            outcome = "accepted"
+        finally:
+            self._metrics.count("connects_total", outcome)
+
+    def _ask(self, environ: dict[str, Any]) -> None:
+        if self._may_connect is None:
+            return
+        try:
+            allowed = self._may_connect(environ)
+        except Exception:
+            log.exception("Loading the user of a connection failed; it is refused")
+            raise _refused(120, "The server failed; try again later.", True) from None
+        if not allowed:
+            raise _refused(103, "Not logged in.", False)
+
+    def _take(
+        self, eio_sid: str, number: int | None, event: str, args: tuple[Any, ...]
+    ) -> None:
+        sid = self._server.manager.sid_from_eio_sid(eio_sid, NAMESPACE)
+        environ = self._server.environ.get(eio_sid)
+        if environ is None or not self._server.manager.is_connected(sid, NAMESPACE):
+            return
+        ack = partial(self._fanout.ack, number)
+        try:
+            if event == messages.SUBSCRIBE:
+                request = messages.parse_subscribe(args)
+                self._node.subscribe(sid, environ, request, ack)
+                return
+            if event == messages.UNSUBSCRIBE:
+                self._node.unsubscribe(sid, messages.parse_unsubscribe(args))
+                text = messages.DONE
+            elif event == messages.WHISPER:
+                self._node.whisper(sid, messages.parse_whisper(args))
+                text = messages.DONE
+            else:
+                raise BadMessage("This server knows no message of this name.")
+        except ClientError as error:
+            text = messages.failed(error)
+        finally:
+            # The server may have disconnected it meanwhile, from another thread.
+            if not self._server.manager.is_connected(sid, NAMESPACE):
+                self._node.disconnect(sid)
+        answer = ack(text)
+        if answer is not None:
+            self._fanout.write([sid], [answer])
+
+
+def _check_auth(data: Any) -> None:
+    if data is not None and not isinstance(data, dict):
+        raise ValueError("What is given with a CONNECT is no object.")
+    _check_depth(data)
+
+
+def _check_depth(data: Any) -> None:
+    """Refuse what would be too deep for functions that call themselves."""
+    level = [data]
+    for _ in range(_MAX_DEPTH):
+        deeper: list[Any] = []
+        for item in level:
+            if isinstance(item, list):
+                deeper += item
+            elif isinstance(item, dict):
+                deeper += item.values()
+        if not deeper:
+            return
+        level = deeper
+    raise ValueError(f"Data is nested more than {_MAX_DEPTH} deep.")
+
+
+def _refused(code: int, message: str, temporary: bool) -> Exception:
+    data = {"code": code, "message": message, "temporary": temporary}
+    return socketio.exceptions.ConnectionRefusedError(message, data)  # type: ignore[no-any-return]
+
+
+def run(
+    instance: flask_socketio.SocketIO, app: Flask, host: str, port: int, **options: Any
+) -> None:
+    """Serve an application with the development server of its async mode."""
+    if instance.async_mode == "threading":
+        # Flask-SocketIO refuses Werkzeug's server where there is no terminal.
+        options.setdefault("allow_unsafe_werkzeug", True)
+    instance.run(app, host=host, port=port, **options)

@@ -1,0 +1,109 @@
+"""Threads that start when they are needed."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from flask_livepush.transports.engine.workers import Workers
+
+DEADLINE = 10
+
+
+def test_runs_tasks_in_their_order_on_one_thread() -> None:
+    workers = Workers(1, "one")
+    done: list[int] = []
+    ended = threading.Event()
+    for number in range(100):
+        workers.run(lambda number=number: done.append(number))
+    workers.run(ended.set)
+    assert ended.wait(DEADLINE)
+    assert done == list(range(100))
+    assert workers._threads == 1
+
+
+def test_as_many_run_at_once_as_there_may_be_threads() -> None:
+    workers = Workers(3, "three")
+    together = threading.Barrier(4)
+    names: list[str] = []
+
+    def meet() -> None:
+        names.append(threading.current_thread().name)
+        together.wait(DEADLINE)
+
+    for _ in range(3):
+        workers.run(meet)
+    together.wait(DEADLINE)
+    assert sorted(names) == ["three-1", "three-2", "three-3"]
+    ended = threading.Event()
+    workers.run(ended.set)
+    assert ended.wait(DEADLINE)
+    assert workers._threads == 3
+
+
+def test_a_task_that_fails_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
+    workers = Workers(1, "one")
+    ended = threading.Event()
+
+    def fail() -> None:
+        raise RuntimeError("not expected")
+
+    workers.run(fail)
+    workers.run(ended.set)
+    assert ended.wait(DEADLINE)
+    assert "A task failed" in caplog.text
+
+
+def test_a_task_may_wait_for_one_that_comes_later() -> None:
+    """Bug: a thread that had just got a task counted as one that waits for the next.
+
+    Then no thread was started for that, and it waited for the first to end.
+    """
+    for _ in range(40):
+        workers = Workers(2, "two")
+        ready = threading.Event()
+        workers.run(ready.set)
+        assert ready.wait(DEADLINE)
+        second, both = threading.Event(), threading.Event()
+
+        def wait(second: threading.Event = second, both: Any = both) -> None:
+            if second.wait(DEADLINE):
+                both.set()
+
+        workers.run(wait)
+        workers.run(second.set)
+        assert both.wait(DEADLINE)
+
+
+def test_a_task_that_ends_its_thread_does_not(caplog: pytest.LogCaptureFixture) -> None:
+    """Bug: a handler that called sys.exit() took one of the threads along."""
+    workers = Workers(1, "one")
+    ended = threading.Event()
+    workers.run(sys.exit)
+    workers.run(ended.set)
+    assert ended.wait(DEADLINE)
+    assert "A task failed" in caplog.text
+
+
+def test_a_task_is_not_kept_when_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bug: it was run later, when whoever handed it in had been told it would not."""
+    workers = Workers(1, "one")
+    done: list[str] = []
+    ended = threading.Event()
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError):
+            workers.run(lambda: done.append("refused"))
+    workers.run(lambda: done.append("taken"))
+    workers.run(ended.set)
+    assert ended.wait(DEADLINE)
+    assert done == ["taken"]
