@@ -1,0 +1,741 @@
+"""``LivePush``: the public interface, and where an application's parts are joined.
+
+No rule of the protocol and no behaviour of a part may be in here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flask import (
+    Flask,
+    current_app,
+    has_app_context,
+    has_request_context,
+    request,
+)
+from flask.signals import appcontext_pushed
+from werkzeug.routing import BaseConverter
+from werkzeug.routing.converters import DEFAULT_CONVERTERS
+
+from . import config as configuration
+from . import message_queue
+from .auth import Auth, Identity, current_id, id_of
+from .brokers.base import Broker
+from .door import Door
+from .emitter import Emitter
+from .errors import ConfigError, UsageError
+from .hub import Hub
+from .message_queue import MessageQueue
+from .metrics import Meters
+from .metrics_page import MetricsPage
+from .metrics_page import Rule as MetricsRule
+from .node import Node
+from .outgoing import Outgoing, Receipt
+from .pages import Pages, mark
+from .presence.here import Presence
+from .protocol import relayed
+from .protocol.batch import Batch
+from .protocol.publication import Draft, Position, invalidated
+from .push_changes import PushChanges
+from .rooms import Pattern, Room, Rooms, Rule
+from .transports import link as connections
+from .transports import socketio as events
+from .transports.fanout import Fanout
+
+if TYPE_CHECKING:
+    from flask_socketio import SocketIO
+
+    from .live_models import LiveModels
+
+log = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound=MetricsRule)
+C = TypeVar("C", bound=type)
+
+_STATE = invalidated("state")
+
+
+@dataclass(frozen=True, slots=True)
+class _App:
+    """What belongs to one application."""
+
+    app: Flask
+    config: configuration.Config
+    broker: Broker
+    outgoing: Outgoing
+    emitter: Emitter
+    socketio: SocketIO
+    pages: Pages
+    meters: Meters
+    presence: Presence
+
+
+class LivePush:
+    """Pushes what an application commits to every screen that shows it.
+
+    Args:
+        app: The application, or None to call :meth:`init_app` later; several may
+            share one LivePush.
+        socketio: The application's own ``flask_socketio.SocketIO``, set up already;
+            its server, arguments and handlers are kept.
+    """
+
+    def __init__(
+        self, app: Flask | None = None, socketio: SocketIO | None = None
+    ) -> None:
+        self._adopted = socketio
+        self._own: SocketIO | None = None
+        self._apps: list[_App] = []
+        self._rooms = Rooms()
+        self._has_pages = False
+        self._metrics_rule: MetricsRule | None = None
+        self._models: LiveModels | None = None
+        self._identity: Identity | None = None
+        self._warned: set[str | None] = set()
+        # Its variable is called as the columns are that say whose a row is, so that
+        # track(rooms=livepush.user) works for such models.
+        self.user = self.room("user:<path:user_id>", presence=False)(_is_this_user)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Set the extension up on an application; its settings are read now.
+
+        The settings are those of ``docs/configuration.md``, all ``LIVEPUSH_…``.
+
+        Raises:
+            ConfigError: A setting is unknown or wrong.
+            UsageError: It was set up on this application already.
+        """
+        if "livepush" in app.extensions:
+            raise UsageError(
+                "LivePush is set up on this application already; call init_app once, "
+                "or LivePush(app) alone."
+            )
+        settings = configuration.read(app.config)
+        queue = message_queue.of(app.name, settings, app.config)
+        instance = self._set_up_socketio(app, settings, queue)
+        server = instance.server
+        meters = Meters(
+            app.name,
+            spawn=server.start_background_task,
+            sleep=server.sleep,
+            now=time.perf_counter,
+        )
+        if settings.metrics_token is not None or self._metrics_rule is not None:
+            meters.switch_on()
+        broker = message_queue.broker(queue, settings, server, meters)
+        link = connections.link(server, settings, meters)
+        fanout = Fanout(server, link.outlet, reset_within=settings.reset_within)
+        hub = Hub(
+            fanout,
+            max_rooms=settings.max_rooms,
+            max_held=max(1000, settings.history_size),
+            opened=broker.subscribe,
+            closed=broker.unsubscribe,
+            metrics=meters,
+        )
+        link.evict_by(hub.evict)
+        auth = Auth(
+            app,
+            self._rooms,
+            allow_anonymous=settings.allow_anonymous,
+            identity=lambda: self._identity,
+        )
+        presence = Presence(
+            message_queue.presence(queue),
+            relay=lambda room, step: broker.relay(room, relayed.write(step)),
+            tell=hub.presence,
+            spawn=server.start_background_task,
+            sleep=server.sleep,
+            now=time.monotonic,
+            damping=settings.presence_damping,
+        )
+        node = Node(
+            broker=broker,
+            hub=hub,
+            door=Door(app, self._rooms, auth, models=lambda: self._models),
+            presence=presence,
+            spawn=server.start_background_task,
+            now=time.monotonic,
+            snapshot_timeout=settings.snapshot_timeout,
+            metrics=meters,
+        )
+        events.Events(
+            server,
+            node=node,
+            fanout=fanout,
+            outlet=link.outlet,
+            spawn=link.spawn,
+            spawn_answers=link.spawn_answers,
+            may_connect=(
+                auth.may_connect
+                if self._adopted is None and not settings.allow_anonymous
+                else None
+            ),
+            max_pending=settings.max_pending_messages,
+            in_order=self._adopted is None,
+            metrics=meters,
+        )
+        outgoing = Outgoing(
+            broker,
+            spawn=server.start_background_task,
+            sleep=server.sleep,
+            now=time.monotonic,
+            max_bytes=settings.max_queued_bytes,
+            metrics=meters,
+        )
+        pages = Pages(
+            app,
+            prefix=settings.url_prefix,
+            position=outgoing.position,
+            has_read=self._has_read,
+        )
+        if self._has_pages:
+            pages.read_positions()
+        MetricsPage(
+            app,
+            prefix=settings.url_prefix,
+            meters=meters,
+            token=settings.metrics_token,
+            rule=lambda: self._metrics_rule,
+            user=auth.user,
+        )
+        meters.gauge("queue_depth", lambda: outgoing.depth)
+        meters.gauge("queue_bytes", lambda: outgoing.waiting_bytes)
+        self._apps.append(
+            _App(
+                app=app,
+                config=settings,
+                broker=broker,
+                outgoing=outgoing,
+                emitter=Emitter(outgoing, metrics=meters),
+                socketio=instance,
+                pages=pages,
+                meters=meters,
+                presence=presence,
+            )
+        )
+        app.extensions["livepush"] = self
+        self._find_flask_sqlalchemy(app)
+
+    @property
+    def socketio(self) -> SocketIO:
+        """The Flask-SocketIO instance, for an application's own events.
+
+        With several applications, the one of the application at hand.
+        """
+        if self._adopted is not None:
+            return self._adopted
+        if len(self._apps) > 1:
+            return self._app().socketio
+        if self._own is None:
+            self._own = events.instance()
+        return self._own
+
+    def run(
+        self, app: Flask, *, host: str = "127.0.0.1", port: int = 5000, **options: Any
+    ) -> None:
+        """Serve the application with the development server of its async mode.
+
+        Args:
+            port: 0 takes a free one.
+            options: For Flask-SocketIO's ``run``, such as ``debug`` or
+                ``use_reloader``.
+        """
+        events.run(self._state_of(app).socketio, app, host, port, **options)
+
+    # -- declarations ----------------------------------------------------------------
+
+    def room(
+        self,
+        pattern: str,
+        *,
+        converters: Mapping[str, type[BaseConverter]] | None = None,
+        whisper: bool | Iterable[str] = False,
+        presence: bool = True,
+    ) -> Callable[[Rule], Room]:
+        """Decorate the rule of a kind of room: who may join it.
+
+        Args:
+            pattern: Text with Werkzeug's converters, such as ``chat:<int:room_id>``.
+            converters: Converters of the application's own, by name; those of an
+                application that is set up already are known.
+            whisper: The names of events that subscribers may send each other, kept
+                nowhere: ``("typing",)``. True: all but those of the room's kinds; then
+                only ``meta.whisper`` tells them from the application's own events.
+            presence: Whether subscribers may know which users are in the room.
+
+        The rule is called ``(user, **values)`` for each join, in a request context of
+        the connection's handshake, and returns whether the user may. The decorated name
+        becomes a :class:`Room`.
+
+        Raises:
+            ConfigError: The pattern is bad, or another rule has it.
+        """
+        known: dict[str, type[BaseConverter]] = dict(DEFAULT_CONVERTERS)
+        for app in self._apps:
+            known.update(app.app.url_map.converters)
+        compiled = Pattern(pattern, known | dict(converters or {}))
+
+        def decorate(rule: Rule) -> Room:
+            room = Room(compiled, rule, self.emit, whisper=whisper, presence=presence)
+            self._rooms.add(room)
+            return room
+
+        return decorate
+
+    def identity(self, function: Identity) -> Identity:
+        """Decorate the function that says what others may know of a user.
+
+        It is called with the user once for each join of a room that has presence,
+        where the rule was called, and returns a dict of what JSON can hold; it arrives
+        as the user's ``info``. Without it others see the id alone.
+
+        Raises:
+            ConfigError: There is one already.
+        """
+        if self._identity is not None:
+            raise ConfigError("@livepush.identity was used already; keep one of them.")
+        self._identity = function
+        return function
+
+    def track(
+        self,
+        *,
+        rooms: Any,
+        fields: Any,
+        kind: str | None = None,
+        key: str = "id",
+        when: Callable[[Any], Any] | None = None,
+        latest: int = 100,
+        columns: tuple[str, ...] | None = None,
+    ) -> Callable[[C], C]:
+        """Decorate a model: its commits are pushed, wherever they happen.
+
+        May be stacked, for more rooms, another kind, or other rows. The arguments are
+        those of :class:`~flask_livepush.tracking.Tracked`.
+
+        Raises:
+            ConfigError: Something named does not exist or does not fit.
+        """
+
+        def decorate(model: C) -> C:
+            self._live_models().track(
+                model,
+                rooms=rooms,
+                fields=fields,
+                kind=kind,
+                key=key,
+                when=when,
+                latest=latest,
+                columns=columns,
+            )
+            return model
+
+        return decorate
+
+    def watch(self, target: Any, *, models: type | None = None) -> None:
+        """Follow the sessions of plain SQLAlchemy.
+
+        Args:
+            target: A sessionmaker, a scoped session, a Session or a class of them.
+                Flask-SQLAlchemy's ``db.session`` is followed by itself.
+            models: With several databases, the base class of the models whose
+                snapshots are read with these sessions.
+
+        Raises:
+            UsageError: It is asynchronous, or no session.
+            ConfigError: Its engine is set to AUTOCOMMIT.
+        """
+        self._live_models().sessions.watch(target, models=models)
+
+    def page(self, pattern: str | Room) -> Callable[[F], F]:
+        """Decorate a view that renders a room: its page starts from this position.
+
+        Args:
+            pattern: The pattern of a room whose variables the view's URL has. May be
+                stacked for several rooms.
+
+        In the template, ``{{ livepush_room("chat:1") }}`` gives the position to the
+        client.
+        """
+
+        if not isinstance(pattern, (str, Room)):
+            raise ConfigError(
+                f"@livepush.page({pattern!r}): call it with a room or its pattern, as "
+                "@livepush.page('chat:<int:room_id>')."
+            )
+
+        def find() -> Room:
+            if isinstance(pattern, Room):
+                return pattern
+            room = self._rooms.of_pattern(pattern)
+            if room is None:
+                raise UsageError(
+                    f"@livepush.page({pattern!r}): no room has this pattern; declare "
+                    "it with @livepush.room."
+                )
+            return room
+
+        def decorate(view: F) -> F:
+            mark(view, find)
+            self._has_pages = True
+            for app in self._apps:
+                app.pages.read_positions()
+            return view
+
+        return decorate
+
+    def metrics_rule(self, rule: M) -> M:
+        """Decorate the rule of the metrics: who may see them.
+
+        It is called ``(user)`` for each request of ``/livepush/metrics``, in its
+        context, and returns whether the user may. Without it and without
+        ``LIVEPUSH_METRICS_TOKEN`` there is no such page, and nothing is counted.
+
+        Raises:
+            ConfigError: There is one already, or prometheus_client is missing.
+        """
+        if self._metrics_rule is not None:
+            raise ConfigError(
+                f"@livepush.metrics_rule on {rule!r}: the metrics have a rule already; "
+                "join the two into one function."
+            )
+        for app in self._apps:
+            app.meters.switch_on()
+        self._metrics_rule = rule
+        return rule
+
+    def push_changes(self, target: Any = None, /, **declaration: Any) -> Any:
+        """Push what a view, a task, a command or a block commits.
+
+        A view's response gets a ``Livepush-Position`` header, so that the poster's own
+        page neither misses nor doubles its change. In the forms
+        ``@livepush.push_changes``, ``@livepush.push_changes()``,
+        ``@livepush.push_changes(Model, rooms=…, fields=…)`` for a model that is not
+        tracked, and each of the two latter in a ``with`` statement.
+
+        Args:
+            declaration: As for :meth:`track`.
+        """
+        if target is not None and not isinstance(target, type):
+            if not callable(target):
+                raise ConfigError(
+                    f"push_changes({target!r}): it decorates a function, or takes a "
+                    "model with rooms= and fields=."
+                )
+            return PushChanges(self._scope, self._may_tell)(target)
+        if target is None and not declaration:
+            return PushChanges(self._scope, self._may_tell)
+        tracked = self._live_models().declare(target, **declaration)
+        return PushChanges(
+            lambda: self._live_models().scope((tracked,)), self._may_tell
+        )
+
+    def _may_tell(self, name: str) -> bool:
+        # Who was notified is nobody else's business.
+        return not self.user.has_name(name) or name == f"user:{current_id()}"
+
+    def _scope(self) -> AbstractContextManager[dict[str, Position]]:
+        return self._live_models().scope(())
+
+    # -- verbs -----------------------------------------------------------------------
+
+    def emit(
+        self,
+        room: str | Room,
+        event: str,
+        data: Any = None,
+        *,
+        after_commit: bool | None = None,
+    ) -> Receipt:
+        """Emit an event to a room.
+
+        Args:
+            room: A room's name, or a Room without variables.
+            data: What JSON can hold; date-times, Decimal, UUID and Enum too.
+            after_commit: None waits for the commit of a transaction that has written
+                something, and vanishes on its rollback; at once where there is none.
+                True waits for any transaction that is open, False for none.
+
+        Raises:
+            UsageError: No rule knows the room, or the event's name is reserved.
+            EncodingError: The data can't be sent to a browser.
+            BrokerError: The broker refuses it, as what is too large. One that does
+                not answer is no error: the receipt says "queued", or "dropped" when
+                the queue is full.
+        """
+        state = self._app()
+        name = self._room_name(room)
+        draft = state.emitter.draft(event, data)
+        if after_commit is not False and self._models is not None:
+            batch = Batch()
+            batch.event(name, draft)
+            if self._models.defer(batch, wait=after_commit is True):
+                return Receipt("deferred")
+        receipt = state.emitter.publish(name, [draft])
+        if self._models is not None and receipt.position is not None:
+            self._models.pushed({name: receipt.position})
+        return receipt
+
+    def notify(
+        self,
+        user: Any,
+        event: str,
+        data: Any = None,
+        *,
+        after_commit: bool | None = None,
+    ) -> Receipt:
+        """Emit an event to every device of one user.
+
+        Args:
+            user: The user, or its id as Flask-Login has it.
+        """
+        identity = id_of(user)
+        if identity is None:
+            raise UsageError(
+                f"livepush.notify({user!r}, …): it must be a user that is logged in "
+                "somewhere, or the id of one."
+            )
+        room = self.user.name(user_id=identity)
+        return self.emit(room, event, data, after_commit=after_commit)
+
+    def invalidate(self, target: Any) -> None:
+        """Tell screens to read anew what no session saw change.
+
+        For raw SQL, Core statements, triggers and cascades of the database. Waits for
+        the commit of a transaction that has written.
+
+        Args:
+            target: A tracked model (all its live rooms), one of its objects (its
+                rooms), a Room (all live rooms of that pattern), or a room's name.
+
+        Raises:
+            UsageError: It is none of these.
+        """
+        batch = self._staleness(target)
+        if self._models is not None:
+            if self._models.defer(batch, wait=False):
+                return
+            # What was written on the session's connection behind its back is not
+            # known: say it now, and again should the open transaction commit.
+            self._models.defer(batch, wait=True, on_close=False)
+        self._app().emitter.publish_batch(batch)
+
+    def row(self, target: object) -> dict[str, Any]:
+        """Return the declared fields of an object of a tracked model, as JSON has them.
+
+        What a view answers with, or renders into a page, for ``store.merge`` and
+        ``room.store(kind, {rows})``: the same that is pushed. Where ``track`` is
+        stacked, by the declaration next to the class.
+
+        Raises:
+            UsageError: Its model is not tracked.
+        """
+        row = None if self._models is None else self._models.row(target)
+        if row is None:
+            raise UsageError(
+                f"livepush.row({target!r}): its model is not tracked; decorate it with "
+                "@livepush.track."
+            )
+        return row
+
+    def suppress(self) -> AbstractContextManager[None]:
+        """Push no change of a row that is flushed and committed inside a block.
+
+        For imports and the like; :meth:`invalidate` afterwards what screens show.
+        """
+        return self._live_models().capture.suppress()
+
+    def position(self, room: str | Room) -> Position:
+        """Return where a room stands: its epoch and the offset of its last event."""
+        return self._app().outgoing.position(self._room_name(room))
+
+    def presence(self, room: str | Room) -> list[dict[str, Any]]:
+        """Return the users that are in a room now, in any process.
+
+        Each as ``{"id": …}``, and ``"info"`` where the identity hook tells something.
+
+        Raises:
+            UsageError: No rule knows the room, or it has no presence.
+            BrokerError: The message queue does not answer.
+        """
+        name = self._room_name(room)
+        found = self._rooms.find(name)
+        if found is None or not found[0].presence:
+            raise UsageError(
+                f"The room {name!r} was declared with presence=False; nobody knows who "
+                "is in it."
+            )
+        users = self._app().presence.users(name)
+        return [
+            {"id": user, **({"info": json.loads(info)} if info else {})}
+            for user, info in users.items()
+        ]
+
+    # -- joining the parts -----------------------------------------------------------
+
+    def _set_up_socketio(
+        self, app: Flask, settings: configuration.Config, queue: MessageQueue | None
+    ) -> SocketIO:
+        if self._adopted is not None:
+            if self._apps:
+                raise ConfigError(
+                    "LivePush(socketio=…) has adopted the SocketIO of one application "
+                    "already; make a LivePush for each."
+                )
+            events.check_adopted(self._adopted, settings.async_mode)
+            return self._adopted
+        instance = self.socketio if not self._apps else events.instance(self._own)
+        events.create(
+            app,
+            instance,
+            async_mode=settings.async_mode,
+            cors_origins=settings.cors_origins,
+            ping_interval=settings.ping_interval,
+            ping_timeout=settings.ping_timeout,
+            max_message_bytes=settings.max_message_bytes,
+            relay=None if queue is None else queue.relay,
+        )
+        return instance
+
+    def _find_flask_sqlalchemy(self, app: Flask) -> None:
+        """Watch ``db.session``, whichever of the two extensions is set up first."""
+        if "sqlalchemy" in app.extensions:
+            with app.app_context():
+                self._live_models().watch_flask_sqlalchemy(app.extensions["sqlalchemy"])
+            return
+
+        def look(sender: Flask, **_: Any) -> None:
+            if "sqlalchemy" in app.extensions:
+                appcontext_pushed.disconnect(look, app)
+                try:
+                    db = app.extensions["sqlalchemy"]
+                    self._live_models().watch_flask_sqlalchemy(db)
+                except ConfigError:
+                    log.exception("db.session is not followed; nothing is pushed")
+
+        appcontext_pushed.connect(look, app, weak=False)
+
+    def _live_models(self) -> LiveModels:
+        if self._models is None:
+            try:
+                from .live_models import LiveModels
+            except ImportError as error:
+                raise ConfigError(
+                    "Tracking models needs SQLAlchemy; install "
+                    "flask-livepush[sqlalchemy]."
+                ) from error
+            self._models = LiveModels(
+                emitter=self._emitter_at_commit,
+                may_push=self._may_push,
+                wall=time.time,
+                monotonic=time.monotonic,
+                knows=lambda name: self._rooms.find(name) is not None,
+            )
+        return self._models
+
+    def _has_read(self) -> bool:
+        return self._models is not None and self._models.have_read()
+
+    def _state_of(self, app: Flask) -> _App:
+        for state in self._apps:
+            if state.app is app:
+                return state
+        raise UsageError(
+            "LivePush is not set up on this application; call livepush.init_app(app)."
+        )
+
+    def _find_app(self) -> _App | None:
+        if has_app_context():
+            app = current_app._get_current_object()  # type: ignore[attr-defined]
+            for state in self._apps:
+                if state.app is app:
+                    return state
+        return self._apps[0] if len(self._apps) == 1 else None
+
+    def _app(self) -> _App:
+        state = self._find_app()
+        if state is not None:
+            return state
+        if not self._apps:
+            raise UsageError(
+                "LivePush is set up on no application; call livepush.init_app(app)."
+            )
+        raise UsageError(
+            "LivePush is set up on several applications; enter the context of one "
+            "with app.app_context()."
+        )
+
+    def _emitter_at_commit(self) -> Emitter | None:
+        state = self._find_app()
+        if state is None:
+            log.error(
+                "A commit was not pushed: %s",
+                "LivePush is set up on several applications and none is at hand"
+                if self._apps
+                else "LivePush is set up on no application",
+            )
+            return None
+        return state.emitter
+
+    def _may_push(self, in_scope: bool) -> bool:
+        state = self._find_app()
+        if state is None or in_scope or state.config.push == "commits":
+            return True
+        endpoint = request.endpoint if has_request_context() else None
+        if endpoint not in self._warned:
+            self._warned.add(endpoint)
+            log.warning(
+                "A commit of tracked models in %s was not pushed, since LIVEPUSH_PUSH "
+                "is 'decorated'; decorate it with @livepush.push_changes.",
+                f"the view {endpoint!r}" if endpoint else "code outside of views",
+            )
+        return False
+
+    def _room_name(self, room: str | Room) -> str:
+        name = room.name() if isinstance(room, Room) else room
+        if not isinstance(name, str) or self._rooms.find(name) is None:
+            raise UsageError(
+                f"No rule knows the room {name!r}; declare its pattern with "
+                "@livepush.room, or build its name with Room.name(…)."
+            )
+        return name
+
+    def _staleness(self, target: Any) -> Batch:
+        batch = Batch()
+        if isinstance(target, Room):
+            for draft in self._stale_drafts(target):
+                kind = draft.event.removesuffix(".invalidated")
+                batch.invalidate_everywhere(kind, target.has_name)
+            return batch
+        if isinstance(target, str):
+            found = self._rooms.find(self._room_name(target))
+            for draft in self._stale_drafts(found[0]) if found else ():
+                batch.event(target, draft)
+            return batch
+        stale = None if self._models is None else self._models.staleness(target)
+        if stale is None:
+            raise UsageError(
+                f"livepush.invalidate({target!r}): it must be a tracked model, an "
+                "object of one, a Room or a room's name."
+            )
+        return stale
+
+    def _stale_drafts(self, room: Room) -> list[Draft]:
+        kinds = [] if self._models is None else self._models.kinds_of(room)
+        drafts = [invalidated(kind) for kind in kinds]
+        return [*drafts, _STATE] if room.state is not None or not drafts else drafts
+
+
+def _is_this_user(user: Any, user_id: str) -> bool:
+    return bool(user.is_authenticated) and id_of(user) == user_id
