@@ -1,0 +1,44 @@
+/** What the package exports. */
+
+import { io } from "socket.io-client";
+import type { ConnectOptions, LivePush as Live, SocketLike } from "./api.js";
+import { Client } from "./client.js";
+import { browserSurroundings } from "./surroundings.js";
+
+export type * from "./api.js";
+
+export interface LivePush extends Live {}
+
+/**
+ * Connect to the server, by default the one the page came from.
+ *
+ * WebSocket comes first, so that a server of several processes needs no sticky sessions;
+ * where it does not get through, polling follows.
+ */
+export function connect(options: ConnectOptions = {}): LivePush {
+  const { url, autoConnect = true, ...others } = options;
+  const settings = {
+    transports: typeof WebSocket === "undefined" ? ["polling"] : ["websocket", "polling"],
+    tryAllTransports: true,
+    reconnectionDelay: 1_000,
+    reconnectionDelayMax: 5_000,
+    randomizationFactor: 0.5,
+    ...others,
+    autoConnect: false,
+    // A connection shared with others could not be closed when the page is put away.
+    forceNew: true,
+  };
+  const socket = url === undefined ? io(settings) : io(url, settings);
+  const live = new Client(socket, true, browserSurroundings());
+  if (autoConnect) live.connect();
+  return live;
+}
+
+/** Follow rooms over a socket that the application made, and closes, itself. */
+export function attach(socket: SocketLike): LivePush {
+  const live = new Client(socket, false, browserSurroundings());
+  live.connect();
+  return live;
+}
+
+export const LivePush = { connect, attach };

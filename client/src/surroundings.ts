@@ -1,0 +1,49 @@
+/**
+ * What the client needs of the machine it runs on: time, chance, and the page.
+ * Nothing else in the client reads a clock, sleeps or touches a global of the browser,
+ * so that tests hand in fakes and need no waiting.
+ */
+
+import type { PageDocument } from "./page_position.js";
+
+export type Cancel = () => void;
+
+/** The browser's page, or null outside a browser. */
+export interface Page {
+  readonly window: Pick<EventTarget, "addEventListener" | "removeEventListener">;
+  readonly document: PageDocument &
+    Pick<EventTarget, "addEventListener" | "removeEventListener"> & {
+      readonly visibilityState: string;
+    };
+}
+
+export interface Surroundings {
+  /** Milliseconds of the wall clock: unlike others it goes on while a laptop sleeps. */
+  now(): number;
+  /** A number from 0 up to, not including, 1. */
+  random(): number;
+  /** Run once, `ms` milliseconds from now. */
+  after(ms: number, run: () => void): Cancel;
+  /** Run once, after the code that is running now. */
+  soon(run: () => void): void;
+  /** Tell the developer about an error in code that is not ours. */
+  report(error: unknown): void;
+  readonly page: Page | null;
+}
+
+export function browserSurroundings(): Surroundings {
+  return {
+    now: () => Date.now(),
+    random: () => Math.random(),
+    after(ms, run) {
+      const timer = setTimeout(run, ms);
+      return () => clearTimeout(timer);
+    },
+    soon: (run) => queueMicrotask(run),
+    report(error) {
+      if (typeof reportError === "function") reportError(error);
+      else console.error(error);
+    },
+    page: typeof document === "object" ? { window, document } : null,
+  };
+}

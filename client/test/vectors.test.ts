@@ -1,0 +1,152 @@
+/** The rules that stand in tests/vectors, where other implementations read them too. */
+
+import { describe, expect, test } from "vitest";
+import type { StoreOptions } from "../src/api.js";
+import { orderBy } from "../src/order.js";
+import { pagePosition } from "../src/page_position.js";
+import { parsePositionHeader } from "../src/position_header.js";
+import { Rows, type Verb } from "../src/rows.js";
+import { placeOf } from "../src/sequence.js";
+import headers from "../../tests/vectors/position_header.json" with { type: "json" };
+import merges from "../../tests/vectors/client_merges.json" with { type: "json" };
+import orders from "../../tests/vectors/client_order.json" with { type: "json" };
+import pages from "../../tests/vectors/client_page_position.json" with { type: "json" };
+import presences from "../../tests/vectors/presence.json" with { type: "json" };
+import rooms from "../../tests/vectors/client_room.json" with { type: "json" };
+import rowRules from "../../tests/vectors/client_rows.json" with { type: "json" };
+import sequences from "../../tests/vectors/client_sequence.json" with { type: "json" };
+import { FakePage } from "./fake_surroundings.js";
+import { Setting, snapshot, type Row } from "./setting.js";
+
+test.each(headers)("position_header: $header", ({ header, positions }) => {
+  const parsed = parsePositionHeader(header);
+  expect(parsed).toEqual(new Map(Object.entries(positions)));
+});
+
+test.each(sequences)("client_sequence: $seen $incoming", ({ seen, incoming, place }) => {
+  expect(placeOf(seen, incoming)).toBe(place);
+});
+
+test.each(presences)("presence: $about", ({ list, joined, left, then }) => {
+  const setting = new Setting();
+  const room = setting.live.room("chat:1");
+  expect(room.presence.getSnapshot()).toEqual([]);
+  setting.live.connect();
+  setting.socket.accept();
+  setting.next().answer({ ...snapshot(5), presence: list });
+  expect(room.presence.getSnapshot()).toEqual(list);
+  setting.socket.push("livepush.presence", { room: "chat:1", joined, left });
+  expect(room.presence.getSnapshot()).toEqual(then);
+});
+
+test.each(pages)("client_page_position: $about", ({ elements, room, position }) => {
+  expect(pagePosition(new FakePage(elements).document, room)).toEqual(position);
+});
+
+test.each(orders)("client_order: $about", ({ rows, keys, sort, key = "id" }) => {
+  const { compare } = orderBy<Record<string, unknown>>(sort, key);
+  for (const given of [rows, [...rows].reverse()]) {
+    expect([...given].sort(compare).map((row) => (row as any)[key])).toEqual(keys);
+  }
+});
+
+interface RowRule {
+  name: string;
+  key?: string;
+  partial?: boolean;
+  limit?: number;
+  sort?: string;
+  rows_before?: object[];
+  steps: [Verb, unknown, number?][];
+  rows: object[];
+  partial_after?: boolean;
+}
+
+test.each(rowRules as unknown as RowRule[])("client_rows: $name", (rule) => {
+  const { key = "id", partial = false, rows_before = [], steps, partial_after } = rule;
+  const rows = new Rows<object>(rule);
+  rows.replace(rows_before, key, partial);
+  rows.sorted();
+  for (const [verb, row, stamp] of steps) {
+    rows.apply(verb, row, stamp);
+    rows.sorted();
+  }
+  expect(rows.sorted()).toEqual(rule.rows);
+  if (partial_after !== undefined) expect(rows.partial).toBe(partial_after);
+});
+
+describe("client_merges", () => {
+  interface Step {
+    merge?: Row;
+    offset?: number;
+    header?: string;
+    publication?: [string, Row, number];
+    rows?: Record<string, string>;
+  }
+
+  test.each(merges as unknown as { name: string; steps: Step[] }[])("$name", ({ steps }) => {
+    const setting = new Setting();
+    const room = setting.live.room("chat:1", { since: null });
+    const store = room.store<Row>("message");
+    setting.live.connect();
+    setting.socket.accept();
+    setting.next().answer(snapshot(5, [{ id: 1, body: "a" }]));
+    for (const { merge, offset, header, publication, rows } of steps) {
+      if (merge) {
+        store.merge(merge, header ?? (offset === undefined ? null : `chat%3A1=e:${offset}`));
+      } else if (publication) {
+        setting.publish(`message.${publication[0]}`, publication[1], publication[2]);
+      } else {
+        const shown = store.getSnapshot().map(({ id, body }) => [id, body]);
+        expect(Object.fromEntries(shown)).toMatchObject(rows ?? {});
+        if (rows?.["2"] === undefined) expect(store.get(2)).toBeUndefined();
+      }
+    }
+  });
+});
+
+describe("client_room", () => {
+  interface Scenario {
+    name: string;
+    since?: { epoch: string; offset: number };
+    store?: StoreOptions<Row>;
+    steps: Record<string, any>[];
+  }
+
+  test.each(rooms as unknown as Scenario[])("$name", ({ since = null, store, steps }) => {
+    const setting = new Setting();
+    const { live, socket, surroundings } = setting;
+    const room = live.room("chat:1", { since });
+    const rows = store && room.store<Row>("message", store);
+    const delivered: number[] = [];
+    for (const event of ["message.created", "message.deleted", "message.invalidated", "ping"]) {
+      room.on(event, (_data, { offset }) => delivered.push(offset));
+    }
+    live.connect();
+    let asked: ReturnType<Setting["next"]> | undefined;
+    const moves: Record<string, (value: any) => void> = {
+      connect: () => socket.accept(),
+      disconnect: (reason) => socket.cut(reason),
+      answer: (answer) => asked?.answer(answer),
+      publication: ([event, data, place]) => socket.push(event, data, { room: "chat:1", ...place }),
+      push: (args: [string]) => socket.push(...args),
+      reset: (within) => socket.push("livepush.reset", { room: "chat:1", within }),
+      after: (ms) => surroundings.pass(ms),
+      sent: (rest) => {
+        asked = setting.next();
+        expect(asked.message).toEqual({ v: 1, room: "chat:1", ...rest });
+      },
+      silent: () => expect(socket.sent).toEqual([]),
+      state: (state) => expect(room.state).toBe(state),
+      error: (code) => expect(room.error?.code ?? null).toBe(code),
+      position: (position) => expect(room.position).toEqual(position),
+      rows: (keys) => expect(rows?.getSnapshot().map(({ id }) => id)).toEqual(keys),
+      delivered: (offsets) => expect(delivered).toEqual(offsets),
+    };
+    for (const step of steps) {
+      surroundings.settle();
+      for (const [move, value] of Object.entries(step)) moves[move]?.(value);
+    }
+    expect(surroundings.reported).toEqual([]);
+  });
+});
