@@ -1,0 +1,143 @@
+"""The chat as a program and as a web application; for its pages: ``browser/``."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from flask import Flask
+
+from example_app import create_app
+from tests.support.servers import MODES, ROOT, Mode, Program
+
+
+def run_until_it_ends(*args: str | int, **env: str) -> tuple[int, str]:
+    """Return the exit status and what was printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "example_app", *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+        env=env,
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_runs_without_a_terminal_until_it_is_interrupted(
+    tmp_path: Path, mode: Mode
+) -> None:
+    program = Program(
+        [sys.executable, "-m", "example_app", "--port", "0", "--mode", mode],
+        name="example_app",
+        env={"DATABASE_URL": f"sqlite:///{tmp_path}/chat.sqlite3"},
+    )
+    try:
+        url = program.wait_for(r"http://127\.0\.0\.1:\d+")[0]
+        program.wait_for(r"ada\s+password demo")
+        program.wait_for(r"bob\s+password demo")
+        # It is printed before it listens.
+        wait_until_it_answers(program, url)
+    finally:
+        status = program.stop(ask=signal.SIGINT)
+    assert status == 0
+    assert not re.search(r"Traceback|Warning|KeyboardInterrupt", program.log)
+
+
+def wait_until_it_answers(program: Program, url: str) -> None:
+    end = time.monotonic() + 30
+    while True:
+        try:
+            with urlopen(f"{url}/login", timeout=10) as answer:
+                assert answer.status == 200
+                return
+        except OSError:
+            assert program.alive, program.log
+            assert time.monotonic() < end, program.log
+            time.sleep(0.05)
+
+
+def test_says_in_one_sentence_that_the_port_is_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        status, printed = run_until_it_ends("--port", port)
+    assert status == 1
+    assert printed.startswith(f"Port {port} of 127.0.0.1 is in use; ")
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--host", "0.0.0.0", "--port", "0"], "SECRET_KEY is not set, and others "),
+        (["--port", "99999"], "99999 is no port; "),
+        (["--host", "192.0.2.1", "--port", "0"], "192.0.2.1:0 cannot be used: "),
+    ],
+)
+def test_says_in_one_sentence_why_it_does_not_start(
+    args: list[str], sentence: str
+) -> None:
+    status, printed = run_until_it_ends(*args)
+    assert status == 1
+    assert printed.startswith(sentence)
+    assert printed.count("\n") == 1
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flask:
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/chat.sqlite3")
+    monkeypatch.setenv("SECRET_KEY", "of this test")
+    return create_app()
+
+
+def test_refuses_the_secret_of_the_laptop_elsewhere(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SECRET_KEY")
+    monkeypatch.setenv("SECRET_KEY", create_app(local=True).config["SECRET_KEY"])
+    with pytest.raises(RuntimeError, match="SECRET_KEY is not set"):
+        create_app()
+
+
+def test_makes_a_password_where_others_can_reach_it(app: Flask) -> None:
+    client = app.test_cli_runner()
+    first = client.invoke(args=["fill"]).output
+    password = re.search(r"ada\s+password (\S{12,})", first)
+    assert password
+    again = client.invoke(args=["fill"]).output
+    assert "as printed when the database was filled" in again
+    assert password[1] not in again
+
+
+def test_protects_its_pages_and_its_cookie(app: Flask) -> None:
+    answer = app.test_client().get("/login", base_url="https://chat.example")
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+    cookie = answer.headers["Set-Cookie"]
+    assert {"Secure", "HttpOnly", "SameSite=Lax"} <= set(cookie.split("; "))
+    assert b"<script" not in answer.data
+
+
+def test_refuses_forms_of_other_sites(app: Flask) -> None:
+    app.test_cli_runner().invoke(args=["fill"])
+    client = app.test_client()
+    for path in ("/rooms/1/messages", "/messages/1/delete", "/logout"):
+        answer = client.post(path, data={"body": "Hello"})
+        assert answer.status_code == 302
+        assert answer.location == "/login"
+    answer = client.post("/login", data={"name": "ada", "password": "demo"})
+    assert answer.status_code == 400
+    assert "Reload the page and try again." in answer.text
