@@ -1,0 +1,27 @@
+"""Runs a benchmark as its readers do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(module: str, *arguments: str, status: int = 0) -> str:
+    """Run a module of ``bench``; return what it prints, or says of its failure.
+
+    Args:
+        status: With which it must end.
+    """
+    result = subprocess.run(
+        [sys.executable, "-m", f"bench.{module}", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout if status == 0 else result.stderr
