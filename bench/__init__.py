@@ -1,0 +1,3 @@
+"""What flask_livepush costs, measured; run with ``python -m bench.<name>``."""
+
+from __future__ import annotations
