@@ -68,19 +68,26 @@ def outliving(soak: Soak, server: Server) -> list[str]:
 
 
 def settled(server: Server) -> dict[str, int]:
-    """Wait until nothing is kept for clients; return what the process weighs then."""
+    """Wait until nothing is kept for clients; return what the process weighs then.
+
+    All is asked on one connection, which is then the only one: one that has just been
+    closed here is still a descriptor there for a moment.
+    """
     kept: dict[str, int] = {}
+    with Raw(server.port) as raw:
 
-    def is_empty() -> bool:
-        nonlocal kept
-        kept = ask(server, "/held")
-        return not kept
+        def is_empty() -> bool:
+            nonlocal kept
+            a = raw.request("", path="/held")
+            assert a.status == 200, (a, server.recent())
+            kept = a.json
+            return not kept
 
-    try:
-        until(is_empty, DEADLINE)
-    except AssertionError:
-        raise AssertionError(f"kept for clients that have gone: {kept}") from None
-    weight: dict[str, int] = ask(server, "/weight")
+        try:
+            until(is_empty, DEADLINE)
+        except AssertionError:
+            raise AssertionError(f"kept for clients that have gone: {kept}") from None
+        weight: dict[str, int] = raw.request("", path="/weight").json
     return weight
 
 
