@@ -12,7 +12,8 @@ from ..config import Config
 from ..metrics import OFF, Metrics
 from .clients import index_rooms
 from .engine.outlet import EngineOutlet
-from .engine.server import Engine, Limits
+from .engine.server import Engine
+from .engine.sessions import Limits
 from .engine.workers import Workers
 from .fanout import Outlet, StockOutlet
 from .mailbox import Mailboxes

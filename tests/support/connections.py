@@ -15,6 +15,7 @@ from flask_socketio import SocketIO
 from werkzeug.test import EnvironBuilder
 
 from flask_livepush import LivePush
+from flask_livepush.transports.engine.polls import EventPoll
 from flask_livepush.transports.engine.server import Engine
 
 from .brokers import DEADLINE
@@ -128,13 +129,13 @@ class Connection:
 
     def send(self, text: str) -> None:
         """Let a Socket.IO packet arrive."""
-        self.server.eio._message(self.socket, text)
+        self.server.eio._sessions._message(self.socket, text)
 
     def read(self) -> Any:
         """Return the next packet that is written; None for the end."""
         if not self._frames:
             event = threading.Event()
-            self.socket.poll = event
+            self.socket.poll = EventPoll(event)
             if not self.socket.waiting and not event.wait(DEADLINE):
                 raise AssertionError("nothing is written")
             self.socket.poll = None

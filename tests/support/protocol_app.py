@@ -90,13 +90,13 @@ def create(**settings: Any) -> tuple[Flask, LivePush]:
     @app.get("/state")
     def state() -> Any:
         engine = socketio.server.eio
-        loop = engine._loop
+        loop = engine._sessions.loop
         return jsonify(
             sessions={
                 sid: {"polled": session.poll is not None, "upgraded": session.upgraded}
                 for sid, session in list(engine.sockets.items())
             },
-            leaving=len(engine._leaving),
+            leaving=len(engine._sessions._leaving),
             environ=len(socketio.server.environ),
             binary=len(socketio.server._binary_packet),
             sockets=0 if loop is None else loop.sockets,

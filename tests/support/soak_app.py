@@ -24,7 +24,16 @@ from flask_livepush import LivePush
 from tests.support.soaking import PING_INTERVAL, PING_TIMEOUT
 
 # What stands for a client somewhere: of these nothing may be left.
-_CLIENTS = ("Session", "WebSocket", "HeldWebSocket", "_Probe", "Subscription", "Pace")
+_CLIENTS = (
+    "Connection",
+    "HandingPoll",
+    "HeldWebSocket",
+    "Pace",
+    "Probe",
+    "Session",
+    "Subscription",
+    "TakenRequest",
+)
 
 app = Flask("soak")
 app.config.update(
@@ -105,12 +114,12 @@ def _held() -> dict[str, int]:
     engine, manager = server.eio, server.manager
     events = server._trigger_event.__self__
     node, outlet = events._node, events._outlet
-    presence, hub, loop = node._presence, node._hub, engine._loop
+    presence, hub, loop = node._presence, node._hub, engine._sessions.loop
     kinds = Counter(type(it).__name__ for it in gc.get_objects())
     return {
         "connections": _connections() - 1,
         "engine sessions": len(engine.sockets),
-        "engine leaving": len(engine._leaving),
+        "engine leaving": len(engine._sessions._leaving),
         "loop sockets": 0 if loop is None else loop.sockets,
         "timelines": 0
         if loop is None

@@ -123,6 +123,14 @@ class Decoder:
             return
         yield from self._frames(data)
 
+    def goodbye(self, code: int) -> bytes:
+        """Return a close frame.
+
+        Args:
+            code: RFC 6455, section 7.4.1.
+        """
+        return encode(CLOSE, close_payload(code))
+
     def _frames(self, data: bytes) -> Iterator[tuple[int, str | bytes]]:
         if self._ended:
             return

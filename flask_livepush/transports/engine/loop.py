@@ -1,4 +1,4 @@
-"""One I/O loop a process: it owns all WebSockets' sockets, and they hold no thread.
+"""One I/O loop a process: it owns the sockets of its clients, and they hold no thread.
 
 Whoever has something to say puts bytes into outboxes; the loop joins what has gathered
 for each socket and sends it at once. While it sends, more gathers: a burst costs one
@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from . import frames
+from .connection import Connection, Kept, how_many, is_droppable, rest_of
 from .poller import Poller
 from .timeline import Timeline
 
@@ -27,8 +28,6 @@ T = TypeVar("T")
 
 # Bytes read from one socket before the next has its turn.
 _READ = 16_384
-# Bytes of one send; more would only be copied without need.
-_SEND = 262_144
 # Sockets that are sent to between two looks at what has come meanwhile.
 _AT_ONCE = 32
 # Seconds for the other side to end what was closed here.
@@ -42,67 +41,8 @@ _UNSENT = 131_072
 PATIENCE = 16
 
 
-class Kept(bytes):
-    """Bytes that are never given up while their connection lives."""
-
-    __slots__ = ()
-
-
-class WebSocket:
-    """A socket of the loop's, after the upgrade.
-
-    Args:
-        sock: It never waits.
-        decoder: What is read goes through it.
-        owner: For whoever handles what is read.
-    """
-
-    __slots__ = (
-        "blocked",
-        "decoder",
-        "dirty",
-        "dropped",
-        "ending",
-        "fd",
-        "lossy",
-        "outbox",
-        "owner",
-        "sending",
-        "sent",
-        "sock",
-        "stalled",
-        "written",
-    )
-
-    def __init__(
-        self, sock: _socket.socket, decoder: frames.Decoder, owner: Any
-    ) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.decoder = decoder
-        self.owner = owner
-        # Guarded by the loop's lock: what waits, whether the loop knows of it, the
-        # bytes that ever came in, whether it ends when all is sent, and whether what
-        # may be dropped is (nothing is taken any more where it ends).
-        self.outbox: list[Any] = []
-        self.dirty = False
-        self.written = 0
-        self.lossy = False
-        self.ending = False
-        # Whether it is the loop's no more.
-        self.dropped = False
-        # Whether somebody sends, who alone changes the rest; under the lock. At first
-        # it is who has accepted it: what is said before its hello waits.
-        self.sending = True
-        # Bytes that went out, whether the kernel takes no more, and until when it has
-        # to catch up since it lost something or was closed; None: it has.
-        self.sent = 0
-        self.blocked = False
-        self.stalled: float | None = None
-
-
 class Loop:
-    """Owns WebSockets.
+    """Owns connections.
 
     Args:
         poller: Made in the process that runs the loop.
@@ -123,8 +63,8 @@ class Loop:
         now: Callable[[], float],
         limit: int,
         stall: float,
-        received: Callable[[WebSocket, int, str | bytes], None],
-        full: Callable[[WebSocket], None],
+        received: Callable[[Connection, int, str | bytes], None],
+        full: Callable[[Connection], None],
         gone: Callable[[Any, str], None],
     ) -> None:
         self._poller = poller
@@ -134,11 +74,12 @@ class Loop:
         self._received = received
         self._full = full
         self._gone = gone
-        self._sockets: dict[int, WebSocket] = {}
+        self._sockets: dict[int, Connection] = {}
         self._timelines: list[Timeline[Any]] = []
-        # Guards the outboxes and what is told of them, and the two below.
+        # Guards the outboxes and what is told of them, and the three below.
         self._lock = threading.Lock()
-        self._dirty: list[WebSocket] = []
+        self._dirty: list[Connection] = []
+        self._tasks: list[Callable[[], object]] = []
         self._sleeping = False
         self._stopping = False
         self._stalls = self.timeline(stall, self._stall)
@@ -155,26 +96,27 @@ class Loop:
         """How many there are."""
         return len(self._sockets)
 
-    def own(self, websocket: WebSocket, hello: bytes) -> None:
+    def own(self, connection: Connection, hello: bytes) -> None:
         """Take a socket over; called by any thread.
 
         Args:
-            hello: What is sent first; the kernel has room for it.
+            hello: What is sent first, if anything; the kernel has room for it.
         """
         with suppress(OSError):  # it has gone already: reading will tell
-            websocket.sock.send(hello)
+            if hello:
+                connection.sock.send(hello)
         with suppress(OSError, AttributeError):
-            websocket.sock.setsockopt(
+            connection.sock.setsockopt(
                 _socket.IPPROTO_TCP, _socket.TCP_NOTSENT_LOWAT, _UNSENT
             )
-        self._sockets[websocket.fd] = websocket
-        self._poller.watch(websocket.fd)
+        self._sockets[connection.fd] = connection
+        self._poller.watch(connection.fd)
         with self._lock:
-            wakes = self._release((websocket,))
+            wakes = self._release((connection,))
         if wakes:
             self._poller.wake()
 
-    def send(self, websocket: WebSocket, data: bytes) -> None:
+    def send(self, connection: Connection, data: bytes) -> None:
         """Send bytes at once if nothing is in their way; else let them go out in turn.
 
         For answers to one client: they need not wait until the loop is awake. Called by
@@ -182,28 +124,28 @@ class Loop:
         """
         with self._lock:
             free = not (
-                websocket.sending
-                or websocket.blocked
-                or websocket.ending
-                or websocket.outbox
+                connection.sending
+                or connection.blocked
+                or connection.ending
+                or connection.outbox
             )
             if free:
-                websocket.sending = True
-                websocket.written += len(data)
+                connection.sending = True
+                connection.written += len(data)
         if not free:
-            self.write((websocket,), data)
+            self.write((connection,), data)
             return
-        rest = self._push(websocket, [Kept(data)])
+        rest = self._push(connection, [Kept(data)])
         if rest:
-            self._refused(websocket, rest)
+            self._refused(connection, rest)
             return
         with self._lock:
-            wakes = self._release((websocket,))
+            wakes = self._release((connection,))
         if wakes:
             self._poller.wake()
 
     def write(
-        self, websockets: Iterable[WebSocket], data: bytes, *, droppable: bool = False
+        self, connections: Iterable[Connection], data: bytes, *, droppable: bool = False
     ) -> None:
         """Let bytes go out on each socket; called by any thread, and never blocks.
 
@@ -217,106 +159,119 @@ class Loop:
             data = Kept(data)
         size = len(data)
         limit = max(0, self._limit - size)
-        full: list[WebSocket] = []
+        full: list[Connection] = []
         with self._lock:
             dirty = self._dirty
-            for websocket in websockets:
-                waits = websocket.written - websocket.sent
-                if (waits > limit or websocket.lossy) and self._is_refused(
-                    websocket, size, droppable, full
+            for connection in connections:
+                waits = connection.written - connection.sent
+                if (waits > limit or connection.lossy) and self._is_refused(
+                    connection, size, droppable, full
                 ):
                     continue
-                websocket.outbox.append(data)
-                websocket.written += size
-                if not websocket.dirty:
-                    websocket.dirty = True
-                    dirty.append(websocket)
+                connection.outbox.append(data)
+                connection.written += size
+                if not connection.dirty:
+                    connection.dirty = True
+                    dirty.append(connection)
             wakes = self._sleeping and bool(dirty)
             if wakes:
                 self._sleeping = False
         if wakes:
             self._poller.wake()
-        for websocket in full:
-            if websocket.ending:
-                self._stalls.add(websocket)
+        for connection in full:
+            if connection.ending:
+                self._stalls.add(connection)
             else:
-                self._tell(self._full, websocket)
+                self._tell(self._full, connection)
 
     def _is_refused(
-        self, websocket: WebSocket, size: int, droppable: bool, full: list[WebSocket]
+        self, connection: Connection, size: int, droppable: bool, full: list[Connection]
     ) -> bool:
         """Make room; say whether there is none for this.
 
         Args:
             full: Gets those that have just lost something, or been ended.
         """
-        if websocket.ending or (websocket.lossy and droppable):
+        if connection.ending or (connection.lossy and droppable):
             return True
         limit = self._limit
-        if not (websocket.blocked and droppable):
+        if not (connection.blocked and droppable):
             limit *= PATIENCE
         room = max(0, limit - size)  # one that is alone always fits
-        if websocket.written - websocket.sent <= room:
+        if connection.written - connection.sent <= room:
             return False
-        loses = not websocket.lossy
+        loses = not connection.lossy
         if loses:
-            self._lose(websocket)
-        if not droppable and websocket.written - websocket.sent > room:
+            self._lose(connection)
+        if not droppable and connection.written - connection.sent > room:
             # The rest can't be given up, so the connection is.
-            websocket.outbox = []
-            self._end(websocket)
-        if loses or websocket.ending:
-            full.append(websocket)
-        return droppable or websocket.ending
+            connection.outbox = []
+            self._end(connection)
+        if loses or connection.ending:
+            full.append(connection)
+        return droppable or connection.ending
 
-    def _lose(self, websocket: WebSocket) -> None:
+    def _lose(self, connection: Connection) -> None:
         """Drop what may be dropped, from now on too; under the lock."""
-        kept = [data for data in websocket.outbox if not _is_droppable(data)]
-        websocket.written -= sum(map(len, websocket.outbox)) - sum(map(len, kept))
-        websocket.outbox = kept
-        websocket.lossy = True
+        kept = [data for data in connection.outbox if not is_droppable(data)]
+        connection.written -= sum(map(len, connection.outbox)) - sum(map(len, kept))
+        connection.outbox = kept
+        connection.lossy = True
 
-    def accept_again(self, websocket: WebSocket) -> None:
+    def accept_again(self, connection: Connection) -> None:
         """Drop no more of what is written to a socket that was full."""
         with self._lock:
-            websocket.lossy = websocket.ending
-            waits = websocket.sending or websocket.blocked or bool(websocket.outbox)
+            connection.lossy = connection.ending
+            waits = connection.sending or connection.blocked or bool(connection.outbox)
             if waits:
-                self._begin_stall(websocket)
+                self._begin_stall(connection)
         if waits:
-            self._stalls.add(websocket)
+            self._stalls.add(connection)
 
-    def close(self, websocket: WebSocket, code: int = 1000) -> None:
-        """End a socket once what waits for it has gone out; called by any thread.
+    def close(self, connection: Connection, code: int = 1000) -> None:
+        """End a socket with a goodbye; called by any thread.
 
         Args:
             code: Of the close frame (RFC 6455, section 7.4.1).
         """
-        goodbye = frames.encode(frames.CLOSE, frames.close_payload(code))
+        self.finish(connection, connection.decoder.goodbye(code))
+
+    def finish(self, connection: Connection, last: bytes) -> None:
+        """End a socket once what waits for it has gone out, and this; by any thread."""
         with self._lock:
-            if websocket.ending:
+            if connection.ending:
                 return
-            websocket.outbox.append(Kept(goodbye))
-            websocket.written += len(goodbye)
-            self._end(websocket)
+            if last:
+                connection.outbox.append(Kept(last))
+                connection.written += len(last)
+            self._end(connection)
             wakes = self._sleeping
             self._sleeping = False
-        self._stalls.add(websocket)
+        self._stalls.add(connection)
         if wakes:
             self._poller.wake()
 
-    def _end(self, websocket: WebSocket) -> None:
-        """Let it end when its outbox is empty, or after a time; under the lock."""
-        websocket.ending = websocket.lossy = True
-        self._begin_stall(websocket)
-        if not websocket.dirty:
-            websocket.dirty = True
-            self._dirty.append(websocket)
+    def soon(self, task: Callable[[], object]) -> None:
+        """Call a function in the loop's thread, in this turn or the next."""
+        with self._lock:
+            self._tasks.append(task)
+            wakes = self._sleeping
+            self._sleeping = False
+        if wakes:
+            self._poller.wake()
 
-    def _begin_stall(self, websocket: WebSocket) -> None:
+    def _end(self, connection: Connection) -> None:
+        """Let it end when its outbox is empty, or after a time; under the lock."""
+        connection.ending = connection.lossy = True
+        self._begin_stall(connection)
+        if not connection.dirty:
+            connection.dirty = True
+            self._dirty.append(connection)
+
+    def _begin_stall(self, connection: Connection) -> None:
         """Give it so long to catch up, unless its time runs already; under the lock."""
-        if websocket.stalled is None:
-            websocket.stalled = self._now() + self._patience
+        if connection.stalled is None:
+            connection.stalled = self._now() + self._patience
 
     def stop(self) -> None:
         """End the loop, and what it owns with it; called by any thread."""
@@ -331,28 +286,35 @@ class Loop:
                 self._tick()
             except Exception:
                 log.exception("A turn of the I/O loop failed; it goes on")
-        for websocket in list(self._sockets.values()):
-            self._drop(websocket, "the server stops")
+        for connection in list(self._sockets.values()):
+            self._drop(connection, "the server stops")
         self._poller.close()
 
     def _tick(self) -> None:
         for fd, reads, writes in self._poller.wait(self._timeout()):
-            websocket = self._sockets.get(fd)
-            if websocket is not None:
+            connection = self._sockets.get(fd)
+            if connection is not None:
                 if writes:
-                    self._writable(websocket)
+                    self._writable(connection)
                 if reads:
-                    self._read(websocket)
+                    self._read(connection)
         now = self._now()
         for timeline in self._timelines:
             timeline.run(now)
+        self._run_tasks()
         self._flush()
+
+    def _run_tasks(self) -> None:
+        with self._lock:
+            tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            self._tell(task)
 
     def _timeout(self) -> float | None:
         dues = [due for line in self._timelines if (due := line.next()) is not None]
         until = max(0.0, min(dues) - self._now()) if dues else None
         with self._lock:
-            if self._dirty:
+            if self._dirty or self._tasks:
                 return 0
             self._sleeping = True
         return until
@@ -361,52 +323,54 @@ class Loop:
         with self._lock:
             self._sleeping = False
             dirty, self._dirty = self._dirty, []
-        sent: list[WebSocket] = []
+        sent: list[Connection] = []
         for start in range(0, len(dirty), _AT_ONCE):
             # A few at a time: what comes while others are sent to goes with it.
             with self._lock:
                 self._release(sent)
                 work = self._take(dirty[start : start + _AT_ONCE])
             sent = []
-            for websocket, batch in work:
-                rest = self._push(websocket, batch)
+            for connection, batch in work:
+                rest = self._push(connection, batch)
                 if rest:
-                    self._refused(websocket, rest)
+                    self._refused(connection, rest)
                 elif batch:
-                    sent.append(websocket)
-                elif websocket.dropped:
-                    websocket.sock.close()
+                    sent.append(connection)
+                elif connection.dropped:
+                    connection.sock.close()
                 else:
-                    self._finish(websocket)
+                    self._finish(connection)
         with self._lock:
             self._release(sent)
 
-    def _take(self, dirty: list[WebSocket]) -> list[tuple[WebSocket, list[Any]]]:
+    def _take(self, dirty: list[Connection]) -> list[tuple[Connection, list[Any]]]:
         """Return what is to be sent, nothing where one ends; under the lock."""
         work = []
-        for websocket in dirty:
-            websocket.dirty = False
+        for connection in dirty:
+            connection.dirty = False
             # Whoever sends, or the kernel, lets the others come again.
-            if not websocket.sending and (not websocket.blocked or websocket.dropped):
-                batch = websocket.outbox
+            if not connection.sending and (
+                not connection.blocked or connection.dropped
+            ):
+                batch = connection.outbox
                 if batch:
-                    websocket.sending = True
-                    websocket.outbox = []
-                    work.append((websocket, batch))
-                elif websocket.ending:
-                    work.append((websocket, batch))
+                    connection.sending = True
+                    connection.outbox = []
+                    work.append((connection, batch))
+                elif connection.ending:
+                    work.append((connection, batch))
         return work
 
-    def _push(self, websocket: WebSocket, batch: list[Any]) -> list[Any]:
+    def _push(self, connection: Connection, batch: list[Any]) -> list[Any]:
         """Send what was taken out of an outbox; return what the kernel did not take.
 
         Called by whoever has set ``sending``, and without the lock.
         """
-        send = websocket.sock.send
+        send = connection.sock.send
         while batch:
             data, count = batch[0], 1
             if len(batch) > 1:
-                count = _how_many(batch)
+                count = how_many(batch)
                 data = b"".join(batch[:count])
             try:
                 sent = send(data)
@@ -416,157 +380,131 @@ class Loop:
                 # Reading tells who has gone; of what else can fail it would not, and
                 # a part of the stream is lost.
                 with suppress(OSError):
-                    websocket.sock.shutdown(_socket.SHUT_RDWR)
+                    connection.sock.shutdown(_socket.SHUT_RDWR)
                 return []
-            websocket.sent += sent
+            connection.sent += sent
             if sent < len(data):
-                return _rest(batch, sent)
+                return rest_of(batch, sent)
             if count == len(batch):
                 return []
             batch = batch[count:]
         return []
 
-    def _release(self, sent: Iterable[WebSocket]) -> bool:
+    def _release(self, sent: Iterable[Connection]) -> bool:
         """Let others send to sockets; say whether to wake the loop. Under the lock."""
         wakes = False
-        for websocket in sent:
-            websocket.sending = False
+        for connection in sent:
+            connection.sending = False
             # What ends may have got its goodbye meanwhile.
-            if not (websocket.ending and websocket.outbox):
-                websocket.stalled = None
-            if websocket.outbox or websocket.ending:
-                wakes |= self._mark(websocket)
+            if not (connection.ending and connection.outbox):
+                connection.stalled = None
+            if connection.outbox or connection.ending:
+                wakes |= self._mark(connection)
         return wakes
 
-    def _refused(self, websocket: WebSocket, rest: list[Any]) -> None:
+    def _refused(self, connection: Connection, rest: list[Any]) -> None:
         """Wait with what the kernel did not take until it can be written."""
         with self._lock:
-            websocket.sending = False
-            websocket.blocked = True
+            connection.sending = False
+            connection.blocked = True
             # The loop has only to close what it has dropped meanwhile.
-            websocket.outbox[:0] = [] if websocket.dropped else rest
+            connection.outbox[:0] = [] if connection.dropped else rest
             # From now on it is the client that is slow.
             loses = (
-                websocket.written - websocket.sent > self._limit
-                and not websocket.lossy
-                and any(map(_is_droppable, websocket.outbox))
+                connection.written - connection.sent > self._limit
+                and not connection.lossy
+                and any(map(is_droppable, connection.outbox))
             )
             if loses:
-                self._lose(websocket)
-            wakes = websocket.dropped and self._mark(websocket)
-        self._poller.watch_writes(websocket.fd, True)
+                self._lose(connection)
+            wakes = connection.dropped and self._mark(connection)
+        self._poller.watch_writes(connection.fd, True)
         if loses:
-            self._tell(self._full, websocket)
+            self._tell(self._full, connection)
         if wakes:
             self._poller.wake()
 
-    def _mark(self, websocket: WebSocket) -> bool:
+    def _mark(self, connection: Connection) -> bool:
         """Let the loop come to it; say whether it must be woken. Under the lock."""
-        if not websocket.dirty:
-            websocket.dirty = True
-            self._dirty.append(websocket)
+        if not connection.dirty:
+            connection.dirty = True
+            self._dirty.append(connection)
         wakes, self._sleeping = self._sleeping, False
         return wakes
 
-    def _writable(self, websocket: WebSocket) -> None:
-        self._poller.watch_writes(websocket.fd, False)
+    def _writable(self, connection: Connection) -> None:
+        self._poller.watch_writes(connection.fd, False)
         with self._lock:
-            websocket.blocked = False
-            self._mark(websocket)
+            connection.blocked = False
+            self._mark(connection)
 
-    def _read(self, websocket: WebSocket) -> None:
+    def _read(self, connection: Connection) -> None:
         try:
-            data = websocket.sock.recv(_READ)
+            data = connection.sock.recv(_READ)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._drop(websocket, str(error))
+            self._drop(connection, str(error))
             return
         if not data:
-            self._drop(websocket, "the client ended it")
+            self._drop(connection, "the client ended it")
             return
         try:
-            for opcode, payload in websocket.decoder.feed(data):
+            for opcode, payload in connection.decoder.feed(data):
                 if opcode == frames.CLOSE:
-                    self.close(websocket, _answer(payload))
-                elif not websocket.ending:
-                    self._received(websocket, opcode, payload)
+                    self.close(connection, _answer(payload))
+                elif not connection.ending:
+                    self._received(connection, opcode, payload)
         except frames.FrameError as error:
-            log.debug("A client broke the WebSocket protocol: %s", error)
-            self.close(websocket, error.code)
+            log.debug("A client broke the protocol of its connection: %s", error)
+            self.close(connection, error.code)
 
-    def _finish(self, websocket: WebSocket) -> None:
+    def _finish(self, connection: Connection) -> None:
         # Closed at once, what was just sent could be lost: the kernel answers data that
         # still comes with a reset.
         try:
-            websocket.sock.shutdown(_socket.SHUT_WR)
+            connection.sock.shutdown(_socket.SHUT_WR)
         except OSError as error:
-            self._drop(websocket, str(error))
+            self._drop(connection, str(error))
         else:
-            self._let_go(websocket, "closed")
-            self._closings.add(websocket)
+            self._let_go(connection, "closed")
+            self._closings.add(connection)
 
-    def _stall(self, websocket: WebSocket) -> None:
+    def _stall(self, connection: Connection) -> None:
         # It may have caught up, and lost something again.
-        until = websocket.stalled
+        until = connection.stalled
         if until is not None and until <= self._now():
-            self._drop(websocket, "the client does not keep up")
+            self._drop(connection, "the client does not keep up")
 
-    def _lingers(self, websocket: WebSocket) -> None:
-        self._drop(websocket, "closed")
+    def _lingers(self, connection: Connection) -> None:
+        self._drop(connection, "closed")
 
-    def _drop(self, websocket: WebSocket, why: str) -> None:
-        if websocket.dropped:
+    def _drop(self, connection: Connection, why: str) -> None:
+        if connection.dropped:
             return
-        self._poller.forget(websocket.fd)
-        del self._sockets[websocket.fd]
+        self._poller.forget(connection.fd)
+        del self._sockets[connection.fd]
         with self._lock:
-            websocket.ending = websocket.lossy = websocket.dropped = True
-            websocket.outbox = []
+            connection.ending = connection.lossy = connection.dropped = True
+            connection.outbox = []
             # Closed while another thread sends, its descriptor could be another
             # connection's before it has sent: then the loop comes to it afterwards.
-            closes = not websocket.sending
+            closes = not connection.sending
         if closes:
-            websocket.sock.close()
-        self._let_go(websocket, why)
+            connection.sock.close()
+        self._let_go(connection, why)
 
-    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+    def _tell(self, function: Callable[..., object], *args: Any) -> None:
         """Call what is handed in; the other sockets go on if it fails."""
         try:
             function(*args)
         except Exception:
-            log.exception("Telling of a WebSocket failed")
+            log.exception("Telling of a connection failed")
 
-    def _let_go(self, websocket: WebSocket, why: str) -> None:
-        owner, websocket.owner = websocket.owner, None
+    def _let_go(self, connection: Connection, why: str) -> None:
+        owner, connection.owner = connection.owner, None
         if owner is not None:
             self._tell(self._gone, owner, why)
-
-
-def _is_droppable(data: Any) -> bool:
-    # The rest of a frame that has begun to go out is a memoryview.
-    return type(data) is bytes
-
-
-def _how_many(batch: list[Any]) -> int:
-    size = 0
-    for count, data in enumerate(batch, 1):
-        size += len(data)
-        if size >= _SEND:
-            return count
-    return len(batch)
-
-
-def _rest(batch: list[Any], sent: int) -> list[Any]:
-    """Return what has not gone out; it is shared with other sockets, so not copied."""
-    index = 0
-    while sent >= len(batch[index]):
-        sent -= len(batch[index])
-        index += 1
-    rest = batch[index:]
-    if sent:
-        rest[0] = memoryview(rest[0])[sent:]
-    return rest
 
 
 def _answer(payload: str | bytes) -> int:

@@ -54,6 +54,10 @@ class Frame:
         return "b" + base64.b64encode(self._data).decode()
 
 
+#: Packets without data, as they go out.
+NOTHING, GOODBYE, QUESTION = Frame(NOOP), Frame(CLOSE), Frame(PING)
+
+
 def control(opcode: int, payload: bytes) -> Frame:
     """Return a frame of WebSockets alone, such as a pong."""
     frame = Frame(payload)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from ...protocol.pace import Pace
+from .connection import Connection
 from .held import HeldWebSocket
-from .loop import PATIENCE, WebSocket
+from .loop import PATIENCE
 from .packets import Frame
+
+
+class Poll(Protocol):
+    """A request that waits for what its session has to say."""
+
+    def ready(self) -> None:
+        """Learn that there is something, or that the session has ended.
+
+        Called under the sessions' lock; it must hand over.
+        """
 
 
 class Session:
@@ -53,18 +64,18 @@ class Session:
         self.answered = 0
         #: Whether it has entered a namespace of Socket.IO.
         self.entered = False
-        # Guarded by the engine's lock: whether it is no more; its WebSocket, the loop's
-        # or one that its server keeps; what waits for its next poll or for that one,
-        # how much that is, and whether what may be dropped is; what its poll, or the
-        # thread that writes, waits for; the WebSocket that is being tried out.
+        # Guarded by the sessions' lock: whether it is no more; its WebSocket, the
+        # loop's or one that its server keeps; what waits for its next poll or for that
+        # one, how much that is, and whether what may be dropped is; the request that
+        # waits for it, or the thread that writes; the WebSocket that is tried out.
         self.closed = False
-        self.websocket: WebSocket | None = None
+        self.websocket: Connection | None = None
         self.held: HeldWebSocket | None = None
         self.waiting: list[tuple[Frame, bool]] = []
         self.size = 0
         self.lossy = False
-        self.poll: Any = None
-        self.probe: WebSocket | HeldWebSocket | None = None
+        self.poll: Poll | None = None
+        self.probe: Connection | HeldWebSocket | None = None
 
     def put(self, out: Sequence[Frame], droppable: bool, limit: int) -> bool:
         """Let frames wait for the next poll.

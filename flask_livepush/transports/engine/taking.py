@@ -23,6 +23,9 @@ from typing import Any
 
 StartResponse = Callable[..., object]
 
+#: How a request was answered by other means.
+SWITCHED, ANSWERED = "101 Switching Protocols", "200 OK"
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
@@ -31,12 +34,12 @@ class Held:
     Args:
         socket: The server's socket object.
         end: Ends the request as the server expects of one that was answered by other
-            means, on a socket that was taken or is over; what it returns is the
-            application's answer.
+            means, on a socket that was taken or is over; it is given the status of that
+            answer, and what it returns is the application's.
     """
 
     socket: Any
-    end: Callable[[StartResponse], list[bytes]]
+    end: Callable[[StartResponse, str], list[bytes]]
 
     @property
     def encrypted(self) -> bool:
@@ -46,8 +49,11 @@ class Held:
 
 def find(environ: dict[str, Any]) -> Held | None:
     """Return the socket of a request; None on servers that show none."""
+    if not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1"):
+        return None  # its connection has other requests
     if "gunicorn.socket" in environ:
-        return Held(environ["gunicorn.socket"], _stop)
+        held = Held(environ["gunicorn.socket"], _answered)
+        return Held(held.socket, _stop) if held.encrypted else held
     if "werkzeug.socket" in environ:
         held = Held(environ["werkzeug.socket"], _answered)
         return Held(held.socket, _aborted) if held.encrypted else held
@@ -62,26 +68,27 @@ def find(environ: dict[str, Any]) -> Held | None:
     return None
 
 
-def _stop(start_response: StartResponse) -> list[bytes]:
+def _answered(start_response: StartResponse, status: str) -> list[bytes]:
+    # They write this to the dead socket, and let a connection go that is. An error
+    # would do too, but what stands around the application reports each: Werkzeug's
+    # debugger, or a collector of errors.
+    start_response(status, [])
+    return []
+
+
+def _stop(start_response: StartResponse, status: str) -> list[bytes]:
     raise StopIteration  # gunicorn: the connection is somebody else's now
 
 
-def _answered(start_response: StartResponse) -> list[bytes]:
-    # Werkzeug writes this to the dead socket, and lets a connection go that is. An
-    # error would do too, but its debugger shows each as a failed request.
-    start_response("101 Switching Protocols", [])
-    return []
-
-
-def _aborted(start_response: StartResponse) -> list[bytes]:
+def _aborted(start_response: StartResponse, status: str) -> list[bytes]:
     raise ConnectionAbortedError("a WebSocket has ended")
 
 
-def _empty(start_response: StartResponse) -> list[bytes]:
+def _empty(start_response: StartResponse, status: str) -> list[bytes]:
     return []
 
 
-def _handled(start_response: StartResponse) -> list[bytes]:
+def _handled(start_response: StartResponse, status: str) -> list[bytes]:
     sys.modules["eventlet.wsgi"].WSGI_LOCAL.already_handled = True
     return []
 

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from flask_livepush.transports.engine import frames
-from flask_livepush.transports.engine.loop import PATIENCE, Loop, WebSocket
+from flask_livepush.transports.engine.connection import Connection
+from flask_livepush.transports.engine.loop import PATIENCE, Loop
 from flask_livepush.transports.engine.poller import create
 from tests.support.raw import BINARY, CLOSE, PING, TEXT, frame
 
@@ -44,13 +45,13 @@ class World:
             gone=lambda owner, why: self.gone.append((owner, why)),
         )
 
-    def open(self, owner: str = "owner", hello: bytes = b"") -> WebSocket:
+    def open(self, owner: str = "owner", hello: bytes = b"") -> Connection:
         """Let the loop own one end of a new pair; the other is the client's."""
         websocket = self.accept(owner)
         self.loop.own(websocket, hello)
         return websocket
 
-    def accept(self, owner: str = "owner") -> WebSocket:
+    def accept(self, owner: str = "owner") -> Connection:
         """Make a pair without the loop's knowledge."""
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
@@ -59,7 +60,7 @@ class World:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         taken = _socket.socket(fileno=ours.detach())
         taken.setblocking(False)
-        return WebSocket(taken, frames.Decoder(100_000), owner)
+        return Connection(taken, frames.Decoder(100_000), owner)
 
     def turn(self, seconds: float = 0.0) -> None:
         """Let time pass, and the loop do what there is to do, without waiting."""
@@ -95,7 +96,7 @@ class World:
         except BlockingIOError:
             return False
 
-    def block(self, websocket: WebSocket) -> bytes:
+    def block(self, websocket: Connection) -> bytes:
         """Send something that a client does not read, until the system is full."""
         data = bytes(range(250)) * 40
         self.loop.write((websocket,), data)

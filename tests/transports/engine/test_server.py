@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from flask_livepush.transports.engine import frames, taking
-from flask_livepush.transports.engine.loop import WebSocket
+from flask_livepush.transports.engine.connection import Connection
 from flask_livepush.transports.engine.packets import message
+from flask_livepush.transports.engine.probes import Probe
 from tests.support.brokers import DEADLINE
 from tests.support.connections import Site
 from tests.support.raw import KEY, TEXT
@@ -30,8 +31,8 @@ def test_what_a_websocket_says_that_is_one_too_many_is_ignored() -> None:
     """
     ours, theirs = socket.socketpair()
     with theirs, _socket_of(ours) as taken:
-        websocket = WebSocket(taken, frames.Decoder(100), None)
-        engine_of(Site())._received(websocket, TEXT, "4hello")
+        websocket = Connection(taken, frames.Decoder(100), None)
+        engine_of(Site())._sessions._received(websocket, TEXT, "4hello")
 
 
 def upgrade(site: Site, sock: Any) -> dict[str, Any]:
@@ -103,12 +104,13 @@ def test_what_follows_a_loss_waits_for_its_news_through_an_upgrade() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         theirs.settimeout(DEADLINE)
-        websocket = WebSocket(_taken(ours), frames.Decoder(100), None)
-        engine._loop.own(websocket, b"hello")
+        sessions, decoder = engine._sessions, frames.Decoder(100)
+        probe = Probe(sessions, session, sessions.loop, _taken(ours), decoder)
+        sessions.loop.own(probe.connection, b"hello")
         for _ in range(2):
             engine.write((session,), (message("x" * 90),), droppable=True)
         assert lost == [session.sid]
-        engine._complete(session, websocket)
+        probe._complete(probe.connection)
         engine.write((session,), (message("hole"),), droppable=True)
         engine.accept_again(session.sid)
         engine.write((session,), (message("again"),), droppable=True)
@@ -151,15 +153,15 @@ def test_a_server_that_stops_ends_what_it_has_and_begins_nothing() -> None:
     with theirs:
         theirs.settimeout(DEADLINE)
         session = site.connection("1").socket
-        websocket = session.websocket = WebSocket(
+        websocket = session.websocket = Connection(
             _taken(ours), frames.Decoder(100), session
         )
-        engine._loop.own(websocket, b"hello")
+        engine._sessions.loop.own(websocket, b"hello")
         site.livepush.socketio.server.shutdown()
         while theirs.recv(1000):
             pass
     assert engine.sockets == {}
-    assert engine._loop is None
+    assert engine._sessions.loop is None
 
 
 def test_many_that_lose_at_once_are_told_by_one_thread() -> None:
@@ -200,7 +202,7 @@ def test_a_connection_that_enters_no_namespace_is_ended_after_a_time() -> None:
     refused.send("0/nowhere")
     assert refused.read() == '4/nowhere,{"message":"Invalid namespace"}'
     for connection in (stranger, guest, refused):
-        engine._check_connected(connection.socket)
+        engine._sessions._check_connected(connection.socket)
     assert [c.socket.closed for c in (stranger, guest, refused)] == [True, False, True]
 
 
@@ -209,10 +211,10 @@ def test_a_session_is_given_up_when_it_does_not_answer() -> None:
     engine = engine_of(site)
     silent, lively = site.joined("1"), site.joined("2")
     for connection in (silent, lively):
-        engine._ask(connection.socket)
+        engine._sessions._ask(connection.socket)
         assert connection.socket.take()[0].text == "2"
-    engine._take(lively.socket, "3", "")
+    engine._sessions._take(lively.socket, "3", "")
     for connection in (silent, lively):
-        engine._check_answer((connection.socket, 1))
+        engine._sessions._check_answer((connection.socket, 1))
     assert (silent.socket.closed, lively.socket.closed) == (True, False)
     assert silent.eio_sid not in engine.sockets

@@ -62,37 +62,54 @@ class Encrypted:
         """Be there."""
 
 
-def test_finds_the_socket_of_each_server_and_ends_as_it_expects() -> None:
+HTTP1 = {"SERVER_PROTOCOL": "HTTP/1.1"}
+
+
+@pytest.mark.parametrize("server", ["gunicorn", "werkzeug"])
+def test_finds_the_socket_and_says_how_the_request_was_answered(server: str) -> None:
     with socket.socket() as sock:
-        gunicorn = taking.find({"gunicorn.socket": sock})
-        assert gunicorn is not None
-        assert gunicorn.socket is sock
-        assert not gunicorn.encrypted
-        with pytest.raises(StopIteration):
-            gunicorn.end(print)
-        werkzeug = taking.find({"werkzeug.socket": sock})
-        assert werkzeug is not None
+        held = taking.find({**HTTP1, f"{server}.socket": sock})
+        assert held is not None
+        assert held.socket is sock
+        assert not held.encrypted
         told: list[object] = []
-        assert werkzeug.end(lambda *answer: told.extend(answer)) == []
+        assert held.end(lambda *answer: told.extend(answer), taking.SWITCHED) == []
         assert told == ["101 Switching Protocols", []]
-        stream = sock.makefile("rb")
-        gevent = taking.find({"SERVER_SOFTWARE": "gevent/26 x", "wsgi.input": stream})
-        assert gevent is not None
-        assert gevent.socket is sock
-        assert gevent.end(print) == []
-        stream.close()
-    encrypted = taking.find({"gunicorn.socket": Encrypted()})
-    assert encrypted is not None
-    assert encrypted.encrypted
-    encrypted = taking.find({"werkzeug.socket": Encrypted()})
-    assert encrypted is not None
-    with pytest.raises(ConnectionAbortedError):
-        encrypted.end(print)
+
+
+def test_finds_the_socket_of_gevent_and_answers_nothing() -> None:
+    with socket.socket() as sock, sock.makefile("rb") as stream:
+        environ = {"SERVER_SOFTWARE": "gevent/26 x", "wsgi.input": stream}
+        held = taking.find({**HTTP1, **environ})
+        assert held is not None
+        assert held.socket is sock
+        assert held.end(print, taking.ANSWERED) == []
+
+
+@pytest.mark.parametrize(
+    ("server", "error"),
+    [("gunicorn", StopIteration), ("werkzeug", ConnectionAbortedError)],
+)
+def test_an_encrypted_request_ends_by_an_error(
+    server: str, error: type[Exception]
+) -> None:
+    """What is said to end another one would go to its client."""
+    held = taking.find({**HTTP1, f"{server}.socket": Encrypted()})
+    assert held is not None
+    assert held.encrypted
+    with pytest.raises(error):
+        held.end(print, taking.SWITCHED)
+
+
+def test_finds_none_where_the_connection_has_other_requests() -> None:
+    """A stream of HTTP/2 is no connection."""
+    environ = {"SERVER_PROTOCOL": "HTTP/2", "gunicorn.socket": Encrypted()}
+    assert taking.find(environ) is None
 
 
 @pytest.mark.parametrize(
     "environ",
-    [{}, {"SERVER_SOFTWARE": "gevent/26 x", "wsgi.input": io.BytesIO()}],
+    [HTTP1, {**HTTP1, "SERVER_SOFTWARE": "gevent/26 x", "wsgi.input": io.BytesIO()}],
 )
 def test_finds_none_where_none_is_shown(environ: dict[str, Any]) -> None:
     assert taking.find(environ) is None

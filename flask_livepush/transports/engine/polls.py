@@ -1,0 +1,142 @@
+"""Requests that wait for what their session has to say, and how they are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from . import frames
+from .connection import Connection
+from .loop import Loop
+from .packets import Frame
+from .replies import Headers, Reply, raw
+from .session import Session
+from .sessions import Sessions
+
+# Bytes that may come on a connection whose request is being answered.
+_SURPLUS = 65_536
+
+
+class EventPoll:
+    """Wakes the thread that waits for it.
+
+    Args:
+        event: The async mode's.
+    """
+
+    __slots__ = ("_event", "wait")
+
+    def __init__(self, event: Any) -> None:
+        self._event = event
+        #: Waits until there is something, at most so many seconds.
+        self.wait: Callable[[float], object] = event.wait
+
+    def ready(self) -> None:
+        self._event.set()
+
+
+class HandingPoll:
+    """Hands over what its session has to say, in the loop's thread; holds no thread.
+
+    What gathers until the loop's next turn goes out as one answer.
+
+    Args:
+        hand_over: Called once, with the frames.
+    """
+
+    __slots__ = ("_called", "_hand_over", "_loop", "_session", "_sessions")
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        session: Session,
+        loop: Loop,
+        hand_over: Callable[[Sequence[Frame]], object],
+    ) -> None:
+        self._sessions = sessions
+        self._session = session
+        self._loop = loop
+        self._hand_over = hand_over
+        self._called = False  # guarded by the sessions' lock
+
+    def ready(self) -> None:
+        if not self._called:
+            self._called = True
+            self._loop.soon(self._answer)
+
+    def leave(self) -> None:
+        """Wait no more: nobody would get the answer."""
+        self._sessions.leave(self._session, self)
+
+    def _answer(self) -> None:
+        batch = self._sessions.fetch(self._session, self)
+        if batch:
+            self._hand_over(batch)
+
+
+class TakenRequest:
+    """A request whose socket is the loop's: it is answered by whoever has the answer.
+
+    Args:
+        headers: What the answer has besides its own.
+    """
+
+    __slots__ = ("_connection", "_headers", "_loop", "_reply", "left")
+
+    def __init__(self, loop: Loop, headers: Headers) -> None:
+        self._loop = loop
+        self._headers = headers
+        self._connection: Connection | None = None
+        self._reply: Reply | None = None
+        #: Called in the loop's thread where the client goes before it is answered.
+        self.left: Callable[[], object] | None = None
+
+    def take(self, sock: Any) -> None:
+        """Give the loop the request's socket; by the request's thread."""
+        connection = Connection(sock, _Surplus(), self)
+        self._loop.own(connection, b"")
+        self._connection = connection
+        # It may have been answered meanwhile: each of the two looks for the other, and
+        # a connection ends once.
+        if self._reply is not None:
+            self._send(connection, self._reply)
+
+    def answer(self, reply: Reply) -> None:
+        """Answer it, once; called by any thread."""
+        self.left = None
+        self._reply = reply
+        if self._connection is not None:
+            self._send(self._connection, reply)
+
+    def _send(self, connection: Connection, reply: Reply) -> None:
+        self._loop.finish(connection, raw(reply, self._headers))
+
+    def received(
+        self, connection: Connection, opcode: int, payload: str | bytes
+    ) -> None:
+        """Nothing is read before the answer."""
+
+    def gone(self) -> None:
+        left, self.left = self.left, None
+        if left is not None:
+            left()
+
+
+class _Surplus:
+    """Throws away what comes on a connection that ends with the answer."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self) -> None:
+        self._left = _SURPLUS
+
+    def feed(self, data: bytes) -> Iterable[tuple[int, str | bytes]]:
+        self._left -= len(data)
+        if self._left < 0:
+            raise frames.FrameError(
+                frames.PROTOCOL_ERROR, "Much follows a request that is not answered."
+            )
+        return ()
+
+    def goodbye(self, code: int) -> bytes:
+        return b""
