@@ -133,7 +133,8 @@ class LivePush:
         if settings.metrics_token is not None or self._metrics_rule is not None:
             meters.switch_on()
         broker = message_queue.broker(queue, settings, server, meters)
-        link = connections.link(server, settings, meters)
+        peers = message_queue.peers(queue, server)
+        link = connections.link(server, settings, peers, meters)
         fanout = Fanout(server, link.outlet, reset_within=settings.reset_within)
         hub = Hub(
             fanout,

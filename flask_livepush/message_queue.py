@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .brokers.base import Broker
 from .brokers.memory import MemoryBroker
+from .brokers.peers import Peers
 from .config import Config
 from .errors import BrokerError, ConfigError
 from .metrics import Metrics
@@ -50,12 +51,13 @@ class MessageQueue:
 
     def __init__(self, url: str, prefix: str, secrets: Mapping[str, Any]) -> None:
         # Redis's client is loaded only where it is used.
-        from .brokers import redis, redis_channel
+        from .brokers import redis, redis_channel, redis_peers
         from .brokers.redis_namespace import Namespace
         from .presence.redis import RedisPresence
 
         self._redis = redis
         self._presence = RedisPresence
+        self._peers = redis_peers.RedisPeers
         self._prefix = prefix
         self.servers: Servers = redis.servers(url)
         self._namespace = Namespace(
@@ -83,6 +85,10 @@ class MessageQueue:
     def broker(self, **options: Any) -> Broker:
         """Return the broker."""
         return self._redis.RedisBroker(self.servers, prefix=self._prefix, **options)
+
+    def peers(self, **options: Any) -> Peers:
+        """Return what carries messages to other processes by their names."""
+        return self._peers(self.servers, prefix=self._prefix, **options)
 
     def presence(self) -> PresenceStore:
         """Return the store of who is where, on the same servers."""
@@ -146,3 +152,12 @@ def presence(queue: MessageQueue | None) -> PresenceStore:
     if queue is None:
         return MemoryPresence(now=time.monotonic)
     return queue.presence()
+
+
+def peers(queue: MessageQueue | None, server: Server) -> Peers | None:
+    """Return what carries messages to the application's other processes, if any."""
+    if queue is None:
+        return None
+    return queue.peers(
+        spawn=server.start_background_task, sleep=server.sleep, now=time.monotonic
+    )

@@ -66,6 +66,16 @@ TABLE: tuple[Metric, ...] = (
         ("accepted", "refused"),
     ),
     Metric(
+        "forwarded_total",
+        "counter",
+        "Requests of polling clients that came to another process than their "
+        "session's. answered: through that one; unknown: there is none of its name "
+        "(any more); refused: too many at once; failed: the message queue did not "
+        "answer, or nothing came back in time.",
+        "outcome",
+        ("answered", "unknown", "refused", "failed"),
+    ),
+    Metric(
         "subscriptions", "gauge", "Connections in rooms, each in each of its rooms."
     ),
     Metric(

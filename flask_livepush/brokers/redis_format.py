@@ -75,6 +75,14 @@ class Names:
         """The channel of the application's own Socket.IO emits."""
         return f"{self._base}socketio"
 
+    def peer(self, name: str) -> str:
+        """Return the channel of one process.
+
+        Args:
+            name: Its own, without braces.
+        """
+        return f"{self._base}peer:{{{name}}}"
+
 
 def _escaped(text: str) -> str:
     return text.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")

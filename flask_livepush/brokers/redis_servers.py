@@ -112,19 +112,19 @@ class Command:
     """
 
     key: str
-    args: tuple[str | int, ...]
+    args: tuple[str | int | bytes, ...]
     script: Script | None = None
     keys: int = 0
 
     @property
-    def words(self) -> tuple[str | int, ...]:
+    def words(self) -> tuple[str | int | bytes, ...]:
         """What is sent."""
         if self.script is None:
             return self.args
         return ("EVALSHA", self.script.sha, self.keys, *self.args)
 
     @property
-    def whole(self) -> tuple[str | int, ...]:
+    def whole(self) -> tuple[str | int | bytes, ...]:
         """What is sent to a server that may not have the script."""
         if self.script is None:
             return self.args
@@ -369,7 +369,7 @@ class Servers(ABC):
     def _redirect(
         self,
         address: Address,
-        words: Sequence[tuple[str | int, ...]],
+        words: Sequence[tuple[str | int | bytes, ...]],
         patient: bool,
     ) -> Reply:
         try:
@@ -430,7 +430,7 @@ class Servers(ABC):
 
 
 def exchange(
-    connection: Wire, commands: Sequence[tuple[str | int, ...]]
+    connection: Wire, commands: Sequence[tuple[str | int | bytes, ...]]
 ) -> list[Reply]:
     """Send commands, then read their answers; a refusal is returned, not raised."""
     packed = connection.pack_commands(commands)

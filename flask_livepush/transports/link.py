@@ -8,6 +8,7 @@ from functools import partial
 
 import socketio
 
+from ..brokers.peers import Peers
 from ..config import Config
 from ..metrics import OFF, Metrics
 from .clients import index_rooms
@@ -41,8 +42,17 @@ class Link:
     evict_by: Callable[[Evict], None]
 
 
-def link(server: socketio.Server, settings: Config, metrics: Metrics = OFF) -> Link:
-    """Set up how the connections of a Socket.IO server are served."""
+def link(
+    server: socketio.Server,
+    settings: Config,
+    peers: Peers | None = None,
+    metrics: Metrics = OFF,
+) -> Link:
+    """Set up how the connections of a Socket.IO server are served.
+
+    Args:
+        peers: The application's other processes.
+    """
     index_rooms(server.manager)
     background = server.start_background_task
     if settings.engine == "stock":
@@ -57,6 +67,7 @@ def link(server: socketio.Server, settings: Config, metrics: Metrics = OFF) -> L
             connect=settings.connect_timeout,
         ),
         switch_interval=settings.switch_interval,
+        peers=peers,
         metrics=metrics,
     )
     outlet = EngineOutlet(server, engine)

@@ -56,6 +56,13 @@ def write(room_id: int, body: str) -> ResponseReturnValue:
     return jsonify(message.id)
 
 
+@app.get("/polled/<sid>")
+def polled(sid: str) -> ResponseReturnValue:
+    """Say whether a poll of a session waits in this process."""
+    session = livepush.socketio.server.eio.sockets.get(sid)
+    return jsonify(session is not None and session.poll is not None)
+
+
 @app.post("/plain/<text>")
 def plain(text: str) -> str:
     """Emit as an application does that knows Socket.IO alone."""

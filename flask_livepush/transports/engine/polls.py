@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from . import frames
 from .connection import Connection
@@ -42,9 +42,10 @@ class HandingPoll:
 
     Args:
         hand_over: Called once, with the frames.
+        limit: Bytes of them, where they are several; None: there is no limit.
     """
 
-    __slots__ = ("_called", "_hand_over", "_loop", "_session", "_sessions")
+    __slots__ = ("_called", "_hand_over", "_limit", "_loop", "_session", "_sessions")
 
     def __init__(
         self,
@@ -52,11 +53,13 @@ class HandingPoll:
         session: Session,
         loop: Loop,
         hand_over: Callable[[Sequence[Frame]], object],
+        limit: int | None = None,
     ) -> None:
         self._sessions = sessions
         self._session = session
         self._loop = loop
         self._hand_over = hand_over
+        self._limit = limit
         self._called = False  # guarded by the sessions' lock
 
     def ready(self) -> None:
@@ -69,9 +72,52 @@ class HandingPoll:
         self._sessions.leave(self._session, self)
 
     def _answer(self) -> None:
-        batch = self._sessions.fetch(self._session, self)
+        batch = self._sessions.fetch(self._session, self, self._limit)
         if batch:
             self._hand_over(batch)
+
+    def now(self) -> list[Frame] | None:
+        """Return what waits already; None: this poll waits for more.
+
+        Raises:
+            LookupError: Another one does. The session is closed.
+        """
+        return self._sessions.wait(self._session, self, self._limit)
+
+
+class Request(Protocol):
+    """A request that is answered later."""
+
+    #: Called where its client goes before that.
+    left: Callable[[], object] | None
+
+    def answer(self, reply: Reply) -> None:
+        """Answer it, once; called by any thread."""
+
+
+class WaitingRequest:
+    """A request whose thread waits for the answer, where its socket can't be taken.
+
+    Args:
+        event: The async mode's.
+    """
+
+    __slots__ = ("_event", "_reply", "left")
+
+    def __init__(self, event: Any) -> None:
+        self._event = event
+        self._reply: Reply | None = None
+        self.left: Callable[[], object] | None = None
+
+    def answer(self, reply: Reply) -> None:
+        self._reply = reply
+        self._event.set()
+
+    def wait(self, seconds: float) -> Reply | None:
+        """Return the answer; None: there was none in so many seconds."""
+        if not self._event.wait(seconds) and self.left is not None:
+            self.left()
+        return self._reply
 
 
 class TakenRequest:
@@ -88,7 +134,7 @@ class TakenRequest:
         self._headers = headers
         self._connection: Connection | None = None
         self._reply: Reply | None = None
-        #: Called in the loop's thread where the client goes before it is answered.
+        #: Called in the loop's thread.
         self.left: Callable[[], object] | None = None
 
     def take(self, sock: Any) -> None:

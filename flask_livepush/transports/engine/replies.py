@@ -56,6 +56,11 @@ def too_many() -> Refusal:
     return Refusal(FORBIDDEN, "Too many connections", "503 SERVICE UNAVAILABLE")
 
 
+def unavailable() -> Refusal:
+    """Return what is said where nobody knows the answer now."""
+    return Refusal(BAD_REQUEST, "Unavailable", "503 SERVICE UNAVAILABLE")
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """An answer with a body."""

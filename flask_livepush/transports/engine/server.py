@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import urllib.parse
 import weakref
 from collections import deque
@@ -22,15 +23,17 @@ from typing import Any
 
 import engineio
 
+from ...brokers.peers import Peers
 from ...metrics import OFF, Metrics
 from . import frames, handshake, packets, taking
 from .connection import Connection
 from .environ import slim
+from .forwarding import Forwarding
 from .holding import Holding
 from .loop import Loop
 from .packets import Frame, PacketError
 from .poller import create
-from .polls import EventPoll, HandingPoll, TakenRequest
+from .polls import HandingPoll, Request, TakenRequest, WaitingRequest
 from .probes import Probe
 from .replies import (
     BAD_METHOD,
@@ -55,6 +58,8 @@ _MAX_PACKETS = 1024
 # many at a time. What is longer costs the client its connection.
 _DISCARDED = 4 * 1024 * 1024
 _CHUNK = 65_536
+# Bytes of an answer that goes through another process, if it is more than one frame.
+_MAX_FORWARDED = 1024 * 1024
 # Bytes of a session's id, a multiple of 3, and how many ids are drawn at once.
 _ID_BYTES = 15
 _IDS = 256
@@ -70,6 +75,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
     _limits: Limits
     _switch_interval: float | None
     _metrics: Metrics
+    _peers: Peers | None
     _full: Callable[[str], None] | None
 
     @classmethod
@@ -79,6 +85,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
         *,
         limits: Limits,
         switch_interval: float | None,
+        peers: Peers | None = None,
         metrics: Metrics = OFF,
     ) -> Engine:
         """Put an engine in the place of a Socket.IO server's Engine.IO server.
@@ -87,6 +94,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
             server: The Socket.IO server; its options and handlers are kept.
             switch_interval: What ``sys.setswitchinterval`` is given in the processes
                 that serve; None leaves it alone.
+            peers: Other processes, whose sessions' requests may come here.
         """
         stock = server.eio
         made = cls.__new__(cls)
@@ -94,6 +102,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
         made._limits = limits
         made._switch_interval = switch_interval
         made._metrics = metrics
+        made._peers = peers
         made._full = None
         made._begin()
         _engines.add(made)
@@ -121,6 +130,25 @@ class Engine(engineio.Server):  # type: ignore[misc]
             create_event=self.create_event,
             max_bytes=self.max_http_buffer_size,
         )
+        self._forwarding = None if self._peers is None else self._forward(self._peers)
+
+    def _forward(self, peers: Peers) -> Forwarding:
+        return Forwarding(
+            peers,
+            self._serve_other,
+            limit=self._limits.connections,
+            patience=self._patience,
+            spawn=self.start_background_task,
+            sleep=self.sleep,
+            now=time.monotonic,
+            metrics=self._metrics,
+        )
+
+    @property
+    def _patience(self) -> float:
+        # The loop asks each client for a sign of life, and so ends polls before that.
+        patience: float = self.ping_interval + self.ping_timeout
+        return patience
 
     def on_full(self, full: Callable[[str], None]) -> None:
         """Call a function with the id of each session that loses publications.
@@ -178,14 +206,18 @@ class Engine(engineio.Server):  # type: ignore[misc]
         self._sessions.stop()
 
     def generate_id(self) -> str:
-        """Return a new session's id: 120 random bits, as URLs can hold them."""
+        """Return a new session's id: 120 random bits, as URLs can hold them.
+
+        Where there are other processes, this one's name stands before them.
+        """
         # A few hundred are drawn at once: each draw gives the interpreter's lock away.
         try:
             return self._ids.pop()
         except IndexError:
             drawn = base64.urlsafe_b64encode(os.urandom(_ID_BYTES * _IDS)).decode()
             length = len(drawn) // _IDS
-            new = [drawn[i : i + length] for i in range(0, len(drawn), length)]
+            owner = "" if self._forwarding is None else self._forwarding.name
+            new = [owner + drawn[i : i + length] for i in range(0, len(drawn), length)]
             first = new.pop()
             self._ids.extend(new)
             return first
@@ -255,6 +287,8 @@ class Engine(engineio.Server):  # type: ignore[misc]
         if method == "OPTIONS":
             return Reply("")
         query = urllib.parse.parse_qs(environ.get("QUERY_STRING", ""))
+        if "j" in query:
+            raise Refusal(BAD_REQUEST, "JSONP is not supported")
         transport = query.get("transport", [""])[0]
         if transport not in self.transports:
             raise Refusal(UNKNOWN_TRANSPORT, "Transport unknown")
@@ -266,16 +300,19 @@ class Engine(engineio.Server):  # type: ignore[misc]
             if transport == "websocket":
                 return self._upgrade(environ, start_response, None)
             return self._open_polling(environ)
-        session = self._find(query["sid"][0])
+        sid = query["sid"][0]
         if transport == "websocket":
-            return self._upgrade(environ, start_response, session)
+            return self._upgrade(environ, start_response, self._find(sid))
+        if method not in ("GET", "POST"):
+            raise Refusal(BAD_METHOD, "Bad method")
+        if self._forwarding is not None and self._sessions.find(sid) is None:
+            return self._ask_owner(environ, start_response, method, sid, body)
+        session = self._find(sid)
         if session.upgraded:
             raise Refusal(BAD_REQUEST, "The session is connected by WebSocket")
         if method == "GET":
             return self._poll(environ, start_response, session)
-        if method == "POST":
-            return self._take_body(session, body)
-        raise Refusal(BAD_METHOD, "Bad method")
+        return self._take_body(session, body)
 
     def _check_origin(self, environ: dict[str, Any]) -> None:
         origin = environ.get("HTTP_ORIGIN")
@@ -323,6 +360,8 @@ class Engine(engineio.Server):  # type: ignore[misc]
         return Frame(packets.OPEN + engineio.packet.Packet.json.dumps(told))
 
     def _open_polling(self, environ: dict[str, Any]) -> Reply:
+        if self._forwarding is not None:
+            self._forwarding.enter()
         session = self._open(environ)
         may_upgrade = self.allow_upgrades and "websocket" in self.transports
         upgrades = ["websocket"] if may_upgrade else []
@@ -411,51 +450,106 @@ class Engine(engineio.Server):  # type: ignore[misc]
         start_response: Callable[..., Any],
         session: Session,
     ) -> Reply | Iterable[bytes]:
-        if session.upgraded:
-            raise Refusal(BAD_REQUEST, "The session is connected by WebSocket")
-        held = taking.find(environ)
-        if held is None or held.encrypted:
-            return self._poll_here(session)
-        request = TakenRequest(self._started(), self._cors_headers(environ))
-        poll = HandingPoll(
+        def begin(request: Request) -> Reply | None:
+            poll = self._handing(session, request.answer)
+            request.left = poll.leave
+            return self._polled(poll)
+
+        return self._answer_later(environ, start_response, begin)
+
+    def _handing(
+        self,
+        session: Session,
+        answer: Callable[[Reply], object],
+        limit: int | None = None,
+    ) -> HandingPoll:
+        return HandingPoll(
             self._sessions,
             session,
             self._started(),
-            lambda batch: request.answer(Reply(packets.join(batch))),
+            lambda batch: answer(Reply(packets.join(batch))),
+            limit,
         )
-        request.left = poll.leave
-        batch = self._wait(session, poll)
-        if batch is not None:
-            return self._polled(batch)
+
+    def _polled(self, poll: HandingPoll) -> Reply | None:
+        """Return the answer to a poll; None: it waits."""
+        try:
+            batch = poll.now()
+        except LookupError:
+            raise Refusal(BAD_REQUEST, "The session is polled already") from None
+        if batch is None:
+            return None
+        if not batch:
+            raise Refusal(BAD_REQUEST, "The session has ended")
+        return Reply(packets.join(batch))
+
+    def _answer_later(
+        self,
+        environ: dict[str, Any],
+        start_response: Callable[..., Any],
+        begin: Callable[[Request], Reply | None],
+    ) -> Reply | Iterable[bytes]:
+        """Let a request wait without a thread, where its server shows its socket.
+
+        Args:
+            begin: Returns the answer if there is one at once; else it is given later.
+        """
+        held = taking.find(environ)
+        if held is None or held.encrypted:
+            waiting = WaitingRequest(self.create_event())
+            reply = begin(waiting) or waiting.wait(self._patience)
+            if reply is None:
+                raise Refusal(BAD_REQUEST, "The session has ended")
+            return reply
+        request = TakenRequest(self._started(), self._cors_headers(environ))
+        reply = begin(request)
+        if reply is not None:
+            return reply
         try:
             sock = self._take(held)
         except Refusal:
-            poll.leave()
+            request.gone()
             raise
         request.take(sock)
         return held.end(start_response, taking.ANSWERED)
 
-    def _poll_here(self, session: Session) -> Reply:
-        """Wait in the request's thread."""
-        poll = EventPoll(self.create_event())
-        batch = self._wait(session, poll)
-        if batch is None:
-            poll.wait(self.ping_interval + self.ping_timeout)
-            batch = self._sessions.fetch(session, poll)
-            self._sessions.leave(session, poll)
-        return self._polled(batch)
+    def _ask_owner(
+        self,
+        environ: dict[str, Any],
+        start_response: Callable[..., Any],
+        method: str,
+        sid: str,
+        body: bytes | None,
+    ) -> Reply | Iterable[bytes]:
+        """Let another process answer, whose session it is."""
+        if body is None:
+            raise Refusal(BAD_REQUEST, "Bad request", "413 TOO LARGE")
 
-    def _wait(self, session: Session, poll: Any) -> list[Frame] | None:
+        def begin(request: Request) -> None:
+            assert self._forwarding is not None
+            self._forwarding.ask(method, sid, body, request)
+
+        return self._answer_later(environ, start_response, begin)
+
+    def _serve_other(
+        self, method: str, sid: str, body: bytes, answer: Callable[[Reply], object]
+    ) -> HandingPoll | None:
+        """Answer what another process was asked; in the thread of its messages."""
         try:
-            return self._sessions.wait(session, poll)
-        except LookupError:
-            raise Refusal(BAD_REQUEST, "The session is polled already") from None
-
-    def _polled(self, batch: list[Frame]) -> Reply:
-        if not batch:
-            # The loop asks a client that polls more often than that.
-            raise Refusal(BAD_REQUEST, "The session has ended")
-        return Reply(packets.join(batch))
+            session = self._find(sid)
+            if session.upgraded:
+                raise Refusal(BAD_REQUEST, "The session is connected by WebSocket")
+            if method == "POST":
+                answer(self._take_body(session, body))
+                return None
+            poll = self._handing(session, answer, _MAX_FORWARDED)
+            reply = self._polled(poll)
+        except Refusal as refusal:
+            reply = refusal.reply()
+        if reply is None:
+            return poll
+        answer(reply)
+        return None
 
     def _take_body(self, session: Session, body: bytes | None) -> Reply:
         if session.closed:

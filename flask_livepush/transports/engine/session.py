@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -103,11 +104,22 @@ class Session:
         self.size += size
         return True
 
-    def take(self) -> list[Frame]:
-        """Return what waits; it waits no more."""
+    def take(self, limit: int | None = None) -> list[Frame]:
+        """Return what waits; it waits no more.
+
+        Args:
+            limit: Bytes after which the rest waits on; None: all is returned.
+        """
         taken = [frame for frame, _ in self.waiting]
-        self.waiting = []
-        self.size = 0
+        if limit is not None and self.size > limit:
+            sizes = itertools.accumulate(len(frame.wire) for frame in taken)
+            count = 1 + sum(1 for size in sizes if size <= limit)
+            taken = taken[:count]
+            self.waiting = self.waiting[count:]
+            self.size = sum(len(frame.wire) for frame, _ in self.waiting)
+        else:
+            self.waiting = []
+            self.size = 0
         return taken
 
     @property

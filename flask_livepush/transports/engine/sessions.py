@@ -233,8 +233,13 @@ class Sessions:
             self.loop.accept_again(connection)
 
     # -- polls -------------------------------------------------------------------------
-    def wait(self, session: Session, poll: Poll) -> list[Frame] | None:
+    def wait(
+        self, session: Session, poll: Poll, limit: int | None = None
+    ) -> list[Frame] | None:
         """Return what waits for a session, or else let a poll wait for it.
+
+        Args:
+            limit: Bytes of what is returned, if it is more than one frame.
 
         Returns:
             None: the poll waits; :meth:`fetch` returns the answer when it is ready.
@@ -245,7 +250,7 @@ class Sessions:
         with self.lock:
             twice = session.poll is not None
             if not twice:
-                batch = session.take()
+                batch = session.take(limit)
                 if session.closed:
                     self._leaving.pop(session.sid, None)
                     return batch
@@ -258,7 +263,9 @@ class Sessions:
         self.close(session, Reason.TRANSPORT_ERROR)
         raise LookupError(session.sid)
 
-    def fetch(self, session: Session, poll: Poll) -> list[Frame]:
+    def fetch(
+        self, session: Session, poll: Poll, limit: int | None = None
+    ) -> list[Frame]:
         """Return what a poll was told of; it waits no more.
 
         Nothing: it is none that waits, or there is nothing after all, and it waits on.
@@ -268,7 +275,7 @@ class Sessions:
                 return [NOTHING]  # what waits is for its WebSocket now
             if session.poll is not poll:
                 return []
-            batch = session.take()
+            batch = session.take(limit)
             if batch:
                 session.poll = None
                 self._leaving.pop(session.sid, None)
