@@ -105,7 +105,7 @@ def test_goes_on_after_the_server_was_away(caplog: pytest.LogCaptureFixture) -> 
         one.peers.post(other.peers.name, b"lost")
         until(lambda: "Messages to other processes are lost" in caplog.text)
         server.start(keep=False)
-        until(lambda: other.peers.enter())
+        until(other.peers.enter)
         assert one.peers.send(other.peers.name, b"hello")
         until(lambda: other.messages == [b"hello"])
         one.close()
