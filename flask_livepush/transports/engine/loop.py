@@ -245,9 +245,11 @@ class Loop:
                 connection.outbox.append(Kept(last))
                 connection.written += len(last)
             self._end(connection)
+            waits = connection.blocked
             wakes = self._sleeping
             self._sleeping = False
-        self._stalls.add(connection)
+        if waits:
+            self._stalls.add(connection)
         if wakes:
             self._poller.wake()
 
@@ -418,7 +420,10 @@ class Loop:
             if loses:
                 self._lose(connection)
             wakes = connection.dropped and self._mark(connection)
+            ends = connection.ending
         self._poller.watch_writes(connection.fd, True)
+        if ends:
+            self._stalls.add(connection)
         if loses:
             self._tell(self._full, connection)
         if wakes:

@@ -60,7 +60,7 @@ class HandingPoll:
         self._loop = loop
         self._hand_over = hand_over
         self._limit = limit
-        self._called = False  # guarded by the sessions' lock
+        self._called = False  # whether the loop is on its way
 
     def ready(self) -> None:
         if not self._called:
@@ -72,6 +72,8 @@ class HandingPoll:
         self._sessions.leave(self._session, self)
 
     def _answer(self) -> None:
+        # First: what comes from now on may find nothing left to wait with.
+        self._called = False
         batch = self._sessions.fetch(self._session, self, self._limit)
         if batch:
             self._hand_over(batch)
