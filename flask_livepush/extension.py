@@ -583,6 +583,10 @@ class LivePush:
             for user, info in users.items()
         ]
 
+    def knows(self, room: str) -> bool:
+        """Say whether a rule knows a room of this name."""
+        return self._rooms.find(room) is not None
+
     # -- joining the parts -----------------------------------------------------------
 
     def _set_up_socketio(
@@ -641,7 +645,7 @@ class LivePush:
                 may_push=self._may_push,
                 wall=time.time,
                 monotonic=time.monotonic,
-                knows=lambda name: self._rooms.find(name) is not None,
+                knows=self.knows,
             )
         return self._models
 

@@ -29,6 +29,8 @@ VIOLATIONS = {
         ("node", "flask_livepush.transports.socketio"),
         ("capture", "flask_livepush.transports"),
         ("transports.engine", "flask_livepush.extension"),
+        ("extension", "flask_livepush.cli"),
+        ("doctor", "flask_livepush.extension"),
     ],
     "door": [
         ("hub", "flask_livepush"),
@@ -67,6 +69,7 @@ VIOLATIONS = {
     ],
     "flask": [
         ("capture", "flask"),
+        ("doctor", "flask"),
         ("emitter", "flask"),
         ("tracking", "flask"),
     ],
@@ -74,8 +77,13 @@ VIOLATIONS = {
         ("hub", "prometheus_client"),
         ("metrics_page", "prometheus_client"),
     ],
+    "click": [
+        ("doctor", "click"),
+        ("extension", "click"),
+    ],
     "redis": [
         ("config", "redis"),
+        ("doctor", "redis"),
         ("extension", "redis"),
         ("presence.here", "redis"),
     ],
@@ -85,6 +93,7 @@ ALLOWED = [
     ("brokers", "redis"),
     ("brokers.memory", "redis, threading, time"),
     ("capture", "sqlalchemy"),
+    ("cli", "click, flask, flask_livepush.doctor"),
     ("door", "flask"),
     ("extension", "flask, flask_livepush.transports, flask_livepush.capture"),
     ("hub", "flask_livepush.protocol.rooms, flask_livepush.errors"),

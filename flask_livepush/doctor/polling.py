@@ -1,0 +1,273 @@
+"""By polling: a session, whether requests reach it, and whether polls are answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from .client import ECHO, Client, by, is_unknown, reason, without_query
+from .findings import HOLDS_BACK, STICKY, Finding
+from .wire import Answer, Silent, WireError
+
+# Connections on which the same session is asked for; with two processes, and no
+# affinity, 8 reach one alone once in 128 times.
+_CONNECTIONS = 8
+# Seconds by which an answer may be late.
+_LATE = 1.0
+# Seconds of silence after which many proxies cut.
+_IDLE = 55
+
+
+def open_session(client: Client) -> Iterator[Finding]:
+    """Open the session that the following steps use."""
+    began = client.now()
+    try:
+        answer, opened = client.open()
+    except (WireError, OSError) as error:
+        client.over = True
+        yield client.broken("open", "A request to open a session", error, began)
+        return
+    taken = client.now() - began
+    if opened is None:
+        client.over = True
+        yield _not_opened(client, answer, taken)
+        return
+    client.sid = str(opened["sid"])
+    client.given = [
+        client.keep(value.partition(";")[0])
+        for name, value in answer.headers
+        if name == "set-cookie"
+    ]
+    interval = float(opened.get("pingInterval", 0)) / 1000
+    yield Finding(
+        "open",
+        "ok",
+        f"{client.engine} opens a session by polling; pings each {interval:g} s"
+        f"{by(answer)}.",
+        seconds=taken,
+    )
+    if interval >= _IDLE:
+        yield Finding(
+            "open",
+            "problem",
+            f"Pings come each {interval:g} s; many proxies cut what is idle for 60 s.",
+            "Let LIVEPUSH_PING_INTERVAL be 25.",
+        )
+    if "websocket" not in opened.get("upgrades", ()):
+        yield Finding(
+            "open",
+            "hint",
+            "The server offers no WebSocket to clients that poll.",
+            "Leave allow_upgrades and transports of its SocketIO alone.",
+        )
+
+
+def _not_opened(client: Client, answer: Answer, taken: float) -> Finding:
+    status = answer.status
+    said = f" ({reason(answer)})" if reason(answer) else ""
+    sentence = f"{client.engine} is answered {status}{said}{by(answer)}"
+    if 300 <= status < 400:
+        to = without_query(answer.header("location"))
+        return Finding(
+            "open",
+            "problem",
+            f"{sentence}, a redirection to {to}.",
+            "Give the address it leads to; if that is a login, the front must let "
+            f"{client.engine} through.",
+            taken,
+        )
+    remedies = {
+        401: "The front asks for a login of its own: https://user:password@host.",
+        403: "The front refuses it: let the path through.",
+        404: "Route this path to the application, or correct the address "
+        "(--path where Socket.IO is not at /socket.io/).",
+        503: "The application is not ready, or LIVEPUSH_MAX_CONNECTIONS is "
+        "reached: see its log.",
+    }
+    remedy = remedies.get(status, "Something else answers at this path.")
+    if status in (500, 502, 504):
+        remedy = "The front does not get an answer of the application: see its log."
+    return Finding("open", "problem", f"{sentence}.", remedy, taken)
+
+
+def check_affinity(client: Client) -> Iterator[Finding]:
+    """See whether all that the session sends reaches its process."""
+    began = client.now()
+    try:
+        answers = _from_everywhere(client)
+    except (WireError, OSError) as error:
+        yield client.broken("affinity", "A request of the session", error, began)
+        return
+    taken = client.now() - began
+    lost = [a for a in answers if is_unknown(a)]
+    odd = [a for a in answers if a.status != 200 and not is_unknown(a)]
+    nodes = {a.header("livepush-node") for a in answers} - {""}
+    many = f"{len(answers)} requests over as many connections"
+    if odd:
+        client.sticks = False
+        said = f" ({reason(odd[0])})" if reason(odd[0]) else ""
+        yield Finding(
+            "affinity",
+            "problem",
+            f"Of {many} {len(odd)} were answered {odd[0].status}{said}{by(odd[0])}.",
+            "A client that polls is thrown out by that; see the logs of the front "
+            "and the application.",
+            taken,
+        )
+    elif lost:
+        client.sticks = False
+        how = (
+            f"although it set the cookie {client.given[0]!r}"
+            if client.given
+            else "and sets no cookie to know a client by"
+        )
+        yield Finding(
+            "affinity",
+            "problem",
+            f"Of {many} {len(lost)} were answered {reason(lost[0])!r}: there are "
+            "several processes, and the front does not keep a client with one, "
+            f"{how}. Whoever has to poll is not connected.",
+            STICKY,
+            taken,
+        )
+    elif len(nodes) > 1:
+        yield Finding(
+            "affinity",
+            "hint",
+            f"{many} reached {len(nodes)} processes; they were "
+            "forwarded to the session's own.",
+            f"It works, and is slower than need be. {STICKY}",
+            taken,
+        )
+    else:
+        how = (
+            f"the front knows a client by the cookie {client.given[0]!r}"
+            if client.given
+            else "no cookie was set for it, so there is one process, or the front "
+            "goes by the address"
+        )
+        yield Finding(
+            "affinity",
+            "ok",
+            f"{many} reached the session; {how}.",
+            seconds=taken,
+        )
+
+
+def _from_everywhere(client: Client) -> list[Answer]:
+    """Send the session something on connections that are all open at once."""
+    with ExitStack() as stack:
+        wires = [stack.enter_context(client.connect()) for _ in range(_CONNECTIONS)]
+        # A pong that nobody asked for does nothing.
+        return [
+            client.ask("POST", sid=client.sid, body="3", wire=wire) for wire in wires
+        ]
+
+
+def poll(client: Client) -> Iterator[Finding]:
+    """Send something, and fetch the answer; see whether it is a login."""
+    if not client.sticks:
+        return
+    began = client.now()
+    try:
+        with client.connect() as wire:
+            began = client.now()
+            client.post("40", wire)
+            login = client.await_packet(wire, "40{", "44{", "40", "44")
+            client.post("40" + ECHO, wire)
+            sent = client.now()
+            client.await_packet(wire, "40/", "44/")
+    except (WireError, OSError) as error:
+        client.sticks = False
+        yield client.broken("polling", "A poll", error, began)
+        return
+    yield Finding(
+        "polling",
+        "ok",
+        "What is sent by POST is answered by the next poll.",
+        seconds=client.now() - sent,
+    )
+    client.entered = login.startswith("40")
+    yield _login(login)
+
+
+def _login(packet: str) -> Finding:
+    if packet.startswith("40"):
+        return Finding("login", "ok", "Socket.IO has let this client in.")
+    said = _message(packet[2:])
+    return Finding(
+        "login",
+        "hint",
+        f"Socket.IO lets nobody in without a login ({said}); all else can be examined.",
+        "Give a logged-in browser's session with --cookie to try it too.",
+    )
+
+
+def wait(client: Client) -> Iterator[Finding]:
+    """See whether a poll that waits is answered in time, and lets others through."""
+    if not client.sticks:
+        return
+    began = client.now()
+    with ExitStack() as stack:
+        try:
+            waiting = stack.enter_context(client.connect())
+            client.request(waiting, "GET", sid=client.sid)
+            other = stack.enter_context(client.connect())
+            began = client.now()
+            client.post("40" + ECHO, other)
+        except Silent:
+            yield Finding(
+                "waiting poll",
+                "problem",
+                "While a poll waits nothing else is answered: the server has one "
+                "thread, or the front opens one connection to it.",
+                "gunicorn: --worker-class gthread --threads 16.",
+                client.now() - began,
+            )
+            return
+        except (WireError, OSError) as error:
+            yield client.broken("waiting poll", "A request", error, began)
+            return
+        posted = client.now()
+        try:
+            client.await_packet(waiting, "40/", "44/", sent=True)
+        except Silent:
+            yield Finding(
+                "waiting poll",
+                "problem",
+                "The answer of a poll that waited does not come: something in "
+                "between holds it back.",
+                HOLDS_BACK,
+                client.now() - posted,
+            )
+            return
+        except (WireError, OSError) as error:
+            yield client.broken("waiting poll", "A poll that waited", error, posted)
+            return
+        late = client.now() - posted
+    if late > _LATE:
+        yield Finding(
+            "waiting poll",
+            "problem",
+            f"The answer of a poll that waited came {late:.1f} s late: something "
+            "in between holds it back.",
+            HOLDS_BACK,
+            late,
+        )
+    else:
+        yield Finding(
+            "waiting poll",
+            "ok",
+            "A poll that waits is answered when something happens.",
+            seconds=late,
+        )
+
+
+def _message(data: str) -> str:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return "refused"
+    said = found.get("message") if isinstance(found, dict) else found
+    return str(said)[:120]
