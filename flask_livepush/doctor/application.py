@@ -99,11 +99,10 @@ def _workers(app: Application) -> Iterator[Finding]:
     served = app.served
     if served is None:
         return
-    shown = (
-        f"{served.worker_class}, {served.workers} "
-        f"{'worker' if served.workers == 1 else 'workers'}, {served.threads} "
-        f"{'thread' if served.threads == 1 else 'threads'} (from {served.source})"
-    )
+    shown = f"{served.worker_class}, {_counted(served.workers, 'worker')}"
+    if served.mode not in ("gevent", "eventlet"):  # theirs count no threads
+        shown += f", {_counted(served.threads, 'thread')}"
+    shown += f" (from {served.source})"
     if served.error is not None:
         yield Finding(
             "workers",
@@ -143,6 +142,10 @@ def _workers(app: Application) -> Iterator[Finding]:
         )
     else:
         yield Finding("workers", "ok", f"gunicorn: {shown}.")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _least_threads(engine: str) -> int:

@@ -21,6 +21,10 @@ ECHO = "/livepush-doctor,"
 SEPARATOR = "\x1e"
 
 
+class Lost(WireError):
+    """A process has answered that does not have the session."""
+
+
 class Client:
     """One client, and what has been found out with it.
 
@@ -95,6 +99,10 @@ class Client:
         if opened is not None:
             self._to_end.append(str(opened["sid"]))
         return answer, opened
+
+    def forget(self, sid: str) -> None:
+        """Take notice that a session does not poll any more."""
+        self._to_end.remove(sid)
 
     def leave(self) -> None:
         """End all sessions that poll."""
@@ -206,9 +214,7 @@ class Client:
         Raises:
             WireError: It is not taken.
         """
-        answer = self.ask("POST", sid=self.sid, body=packet, wire=wire)
-        if answer.status != 200:
-            raise WireError(f"is answered {answer.status} ({reason(answer)})")
+        _check(self.ask("POST", sid=self.sid, body=packet, wire=wire))
 
     def await_packet(self, wire: Wire, *begins: str, sent: bool = False) -> str:
         """Poll until a packet begins so; return it.
@@ -225,13 +231,18 @@ class Client:
                 self.request(wire, "GET", sid=self.sid)
             sent = False
             answer = wire.answer(max(until - self.now(), 0))
-            if answer.status != 200:
-                raise WireError(f"is answered {answer.status} ({reason(answer)})")
+            _check(answer)
             for packet in answer.text.split(SEPARATOR):
                 if packet.startswith(begins):
                     return packet
                 if packet == "2":
                     self.ask("POST", sid=self.sid, body="3")
+
+
+def _check(answer: Answer) -> None:
+    if answer.status != 200:
+        kind = Lost if is_unknown(answer) else WireError
+        raise kind(f"is answered {answer.status} ({reason(answer)})")
 
 
 def _opening(answer: Answer) -> Mapping[str, Any] | None:

@@ -179,7 +179,16 @@ def _check_health(client: Client) -> Iterator[Finding]:
             yield client.broken(name, path, error, began)
             continue
         taken = client.now() - began
-        if answer.status == 200:
+        if answer.status == 200 and '"broker": "away"' in answer.text:
+            yield Finding(
+                name,
+                "problem",
+                f"{path} is answered 200, and its process can't reach the message "
+                "queue.",
+                "Run flask livepush doctor there, without a URL.",
+                taken,
+            )
+        elif answer.status == 200:
             yield Finding(name, "ok", f"{path} is answered 200.", None, taken)
         elif answer.status in (401, 403, 404):
             yield Finding(

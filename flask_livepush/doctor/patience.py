@@ -9,9 +9,6 @@ from .client import SEPARATOR, Client, by
 from .findings import Finding
 from .wire import Ended, Wire, WireError, first_ready
 
-# Seconds of silence that tell an idle limit from a connection that just broke.
-_LATE = 1.0
-
 
 class _Parted(Ended):
     """The application itself has ended the connection."""
@@ -147,17 +144,18 @@ def _cut(client: Client, held: _Held, error: Exception) -> Finding:
             else "See its log.",
             lasted,
         )
+    how = "was cut" if isinstance(error, Ended) else str(error)
     return Finding(
         "patience",
         "problem",
-        f"{held.name} {error} after {lasted:.1f} s, {quiet:.1f} s after it last "
+        f"{held.name} {how} after {lasted:.1f} s, {quiet:.1f} s after it last "
         "carried something: something in between cuts it.",
         "Raise the limit there above 60 s (nginx: proxy_read_timeout, HAProxy: "
         "timeout tunnel and timeout server, AWS: idle timeout)"
         + (
-            ", or set LIVEPUSH_PING_INTERVAL to less."
-            if quiet > _LATE and not held.pings
-            else "."
+            "."
+            if held.pings
+            else ", or let LIVEPUSH_PING_INTERVAL be less than what it was cut after."
         ),
         lasted,
     )

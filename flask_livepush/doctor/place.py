@@ -51,19 +51,22 @@ def place(url: str, context: Callable[[], ssl.SSLContext]) -> Place:
     Raises:
         ValueError: Nowhere; the message is a sentence without the URL's password.
     """
-    parts = urlsplit(url)
-    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
-    if scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("write the site's address, such as https://example.org.")
     try:
-        port = parts.port or (80 if scheme == "http" else 443)
-        host = parts.hostname.encode("idna" if ":" not in parts.hostname else "ascii")
+        parts = urlsplit(url)
+        port = parts.port
+        name = parts.hostname or ""
+        host = name.encode("ascii" if ":" in name else "idna").decode()
     except ValueError:
         raise ValueError("it has no such host or port.") from None
+    scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
+    if scheme not in ("http", "https") or not host:
+        raise ValueError("write the site's address, such as https://example.org.")
     authorization = None
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         authorization = "Basic " + base64.b64encode(pair.encode()).decode()
     tls = context() if scheme == "https" else None
     path = quote(parts.path.rstrip("/"), safe="/%~")
-    return Place(Address(host.decode(), port, tls), path, authorization)
+    return Place(
+        Address(host, port or (80 if tls is None else 443), tls), path, authorization
+    )

@@ -58,7 +58,14 @@ def check(
         return
     for server in found.servers:
         yield from _server(server)
-    if found.refusal is not None:
+    if found.failure is not None:
+        yield Finding(
+            _NAME,
+            "problem",
+            f"Nothing can be written: {found.failure}",
+            "A replica, a full memory or rules (docs/deploying.md) refuse it.",
+        )
+    elif found.refusal is not None:
         sentence, _, remedy = found.refusal.partition(". ")
         yield Finding("prefix", "problem", f"{sentence}.", remedy)
     elif secrets.get("SECRET_KEY"):

@@ -181,6 +181,7 @@ def upgrade(client: Client) -> Iterator[Finding]:
             if (text := wire.text()) != "3probe":
                 raise WireError(f"is answered {text[:20]!r}")
             wire.send_text("5")
+            client.forget(sid)
         except (WireError, OSError) as error:
             yield client.broken(
                 "upgrade", "The change from polling to WebSocket", error, began

@@ -223,7 +223,9 @@ class Wire:
             except ValueError:
                 raise WireError("answered with a chunk of no size") from None
             body += self._take(min(size, _MOST), until)
-            if not 0 < size < _MOST:
+            if not size:
+                while self._line(until):
+                    pass  # headers may follow
                 break
             self._line(until)
         return body

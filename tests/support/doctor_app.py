@@ -1,0 +1,39 @@
+"""A server program whose connections need a login: what the doctor is sent to."""
+
+from __future__ import annotations
+
+import sys
+
+from flask import Flask
+from flask_login import LoginManager, UserMixin, login_user
+
+from flask_livepush import LivePush
+from tests.support.servers import serve
+
+app = Flask("visited")
+app.config.update(SECRET_KEY="a key of this test alone")
+if "--short" in sys.argv:
+    app.config.update(LIVEPUSH_PING_INTERVAL=0.2, LIVEPUSH_CONNECT_TIMEOUT=1)
+if "--stock" in sys.argv:
+    app.config.update(LIVEPUSH_ENGINE="stock")
+livepush = LivePush(app)
+logins = LoginManager(app)
+
+
+@logins.user_loader
+def load(name: str) -> UserMixin:
+    """Know everybody."""
+    user = UserMixin()
+    user.id = name
+    return user
+
+
+@app.get("/login")
+def login() -> str:
+    """Log somebody in."""
+    login_user(load("ada"))
+    return "ok"
+
+
+if __name__ == "__main__":
+    serve(app)
