@@ -16,7 +16,7 @@ from .gunicorn_settings import Gunicorn
 
 # Names that Flask gives to applications whose authors gave none.
 _COMMON_NAMES = ("app", "application", "main", "__main__", "run", "server", "wsgi")
-# Threads that serve the site and waiting polls; fewer and one slow view stops all.
+# Threads that serve the site and what clients send; fewer, and slow views stop all.
 _LEAST_THREADS = 4
 # The same where each connection takes one.
 _LEAST_STOCK_THREADS = 100
@@ -115,8 +115,8 @@ def _workers(app: Application) -> Iterator[Finding]:
         yield Finding(
             "workers",
             "problem",
-            f"gunicorn's workers are sync: {shown}. Each serves one request at a time, "
-            "and a poll that waits is one.",
+            f"gunicorn's workers are sync: {shown}. While a view runs, nobody connects "
+            "and no poll is answered.",
             "--worker-class gthread --threads 16",
         )
     elif served.mode is None:
@@ -136,7 +136,7 @@ def _workers(app: Application) -> Iterator[Finding]:
             + (
                 "With LIVEPUSH_ENGINE 'stock' each connection takes one."
                 if app.settings.engine == "stock"
-                else "Views and polls share them, and a slow view stops all."
+                else "Views and what clients send share them; a slow view stops all."
             ),
             f"--threads {least} or more; 16 is usual with LIVEPUSH_ENGINE 'loop'.",
         )
@@ -227,14 +227,21 @@ def _processes(app: Application) -> Iterator[Finding]:
                 "LIVEPUSH_MESSAGE_QUEUE = 'redis://…' unless there is only one "
                 "process for good.",
             )
+    elif count > 1 and app.settings.engine == "stock":
+        yield Finding(
+            "processes",
+            "problem",
+            f"{count} workers share one port, and with LIVEPUSH_ENGINE 'stock' each "
+            "knows its own sessions alone: most requests of clients that poll fail.",
+            "LIVEPUSH_ENGINE = 'loop', or one worker a port behind sticky sessions.",
+        )
     elif count > 1:
         yield Finding(
             "processes",
             "hint",
-            f"{count} workers share one port, which knows no affinity: a WebSocket "
-            "needs none, each request of a polling client may reach another worker.",
-            "flask livepush doctor URL tries whether polling works through the front; "
-            "one worker a port behind a proxy with sticky sessions always does.",
+            f"{count} workers share one port, which knows no affinity: of clients that "
+            "poll most requests are forwarded through Redis. WebSockets need nothing.",
+            "Where many have to poll: one worker a port, behind sticky sessions.",
         )
 
 

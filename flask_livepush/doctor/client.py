@@ -43,6 +43,7 @@ class Client:
         given: The names of the cookies that opening it has set.
         sends_origin: Whether requests say where they come from.
         sticks: Whether the session can be polled.
+        forwarded: Whether processes forward its requests to each other.
         has_websockets: Whether a WebSocket works.
         entered: Whether Socket.IO has let this client in.
     """
@@ -75,6 +76,7 @@ class Client:
         self.given: list[str] = []
         self.sends_origin = True
         self.sticks = True
+        self.forwarded = False
         self.has_websockets = False
         self.entered = False
 

@@ -102,7 +102,7 @@ def check_affinity(client: Client) -> Iterator[Finding]:
     taken = client.now() - began
     lost = [a for a in answers if is_unknown(a)]
     odd = [a for a in answers if a.status != 200 and not is_unknown(a)]
-    nodes = {a.header("livepush-node") for a in answers} - {""}
+    forwarded = [a for a in answers if a.header("livepush-forwarded")]
     many = f"{len(answers)} requests over as many connections"
     if odd:
         client.sticks = False
@@ -118,13 +118,14 @@ def check_affinity(client: Client) -> Iterator[Finding]:
     elif lost:
         begins = f"Of {many} {_were(lost)}"
         yield _lost(client, begins, reason(lost[0]), taken)
-    elif len(nodes) > 1:
+    elif forwarded:
+        client.forwarded = True
         yield Finding(
             "affinity",
             "hint",
-            f"{many} reached {len(nodes)} processes; they were "
-            "forwarded to the session's own.",
-            f"It works, and is slower than need be. {STICKY}",
+            f"Of {many} {_were(forwarded)} forwarded to the session's process by "
+            "another one: the front does not keep a client with one.",
+            f"It works, and costs a way through Redis each. {STICKY}",
             taken,
         )
     else:
@@ -158,7 +159,8 @@ def _lost(client: Client, begins: str, said: str, taken: float) -> Finding:
         "problem",
         f"{begins} answered {said!r}: there are several processes, and the front does "
         f"not keep a client with one, {how}. Whoever has to poll is not connected.",
-        STICKY,
+        "Processes with the same LIVEPUSH_MESSAGE_QUEUE and LIVEPUSH_PREFIX forward "
+        f"such requests to each other. {STICKY}",
         taken,
     )
 

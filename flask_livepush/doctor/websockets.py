@@ -166,9 +166,10 @@ def upgrade(client: Client) -> Iterator[Finding]:
             target = client.target("websocket", sid)
             answer = wire.upgrade(target, client.headers())
             if is_unknown(answer):
+                # Polling goes on, which works where it is forwarded.
                 yield Finding(
                     "upgrade",
-                    "problem",
+                    "hint" if client.forwarded else "problem",
                     "A session that polls can't change to WebSocket: the front "
                     f"leads its upgrade to another process ({reason(answer)}).",
                     STICKY,

@@ -165,7 +165,6 @@ class Wire:
             OSError: The connection can't be had again.
         """
         if self._closes:
-            self.close()
             self._open()
         self._method = method
         lines = [f"{method} {target} HTTP/1.1", f"Host: {self._address.authority}"]
@@ -200,7 +199,10 @@ class Wire:
         self._closes = "close" in kept or (
             version == "HTTP/1.0" and "keep-alive" not in kept
         )
-        return Answer(found.status, found.headers, self._body(found, until))
+        body = self._body(found, until)
+        if self._closes:
+            self.close()  # a server may wait for that, and for nothing else meanwhile
+        return Answer(found.status, found.headers, body)
 
     def _body(self, answer: Answer, until: float) -> bytes:
         if self._method == "HEAD" or answer.status in (101, 204, 304):

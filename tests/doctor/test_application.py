@@ -131,6 +131,12 @@ def test_finds_nothing_in_what_is_right() -> None:
         ),
         ({"LIVEPUSH_MESSAGE_QUEUE": None}, {}, "hint", "no LIVEPUSH_MESSAGE_QUEUE"),
         ({}, {"served": FOUR}, "hint", "4 workers share one port"),
+        (
+            {"LIVEPUSH_ENGINE": "stock"},
+            {"served": replace(FOUR, threads=100)},
+            "problem",
+            "most requests of clients that poll fail",
+        ),
         ({}, {"name": "app"}, "hint", "the application's name, 'app'"),
         (
             {"SQLALCHEMY_DATABASE_URI": "sqlite://"},

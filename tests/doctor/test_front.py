@@ -25,15 +25,19 @@ from tests.support.fronts import (
     Hoarding,
     Late,
     Mute,
-    Naming,
     Rewriting,
     Silent,
     haproxy,
     nginx,
 )
+from tests.support.redis import redis_url
 from tests.support.servers import MODES, ROOT, Server, running, unused_port
 
 APP = ROOT / "tests" / "support" / "doctor_app.py"
+CLUSTER = ROOT / "tests" / "support" / "cluster_app.py"
+STOCK = {"VISITED_ENGINE": "stock"}
+__all__ = ["redis_url"]
+
 # What an nginx has to be told.
 UPGRADE = (
     "proxy_set_header Upgrade $http_upgrade",
@@ -229,13 +233,19 @@ def test_finds_processes_without_affinity(two: list[int], tmp_path: Path) -> Non
     assert len(found["patience"]) == 1
 
 
-def test_says_that_requests_were_forwarded(server: Server) -> None:
-    with Naming(server.port) as there:
-        found = examine(there.url)
+def test_says_that_requests_were_forwarded(redis_url: str, tmp_path: Path) -> None:
+    nodes = (CLUSTER, str(tmp_path / "db"), redis_url)
+    with (
+        running(*nodes) as one,
+        running(*nodes) as other,
+        nginx(tmp_path, [one.port, other.port], HOST, *UPGRADE) as url,
+    ):
+        found = examine(url, hold=0.1)
     assert problems(found) == set()
     (affinity,) = found["affinity"]
     assert affinity.level == "hint"
-    assert "reached 8 processes; they were forwarded" in affinity.sentence
+    assert "were forwarded to the session's process" in affinity.sentence
+    assert found["polling"][0].level == found["waiting poll"][0].level == "ok"
 
 
 def test_finds_a_missing_affinity_later_than_by_its_first_requests(
@@ -255,9 +265,9 @@ def test_finds_a_missing_affinity_later_than_by_its_first_requests(
     assert "A later request" in found["affinity"][1].sentence
 
 
-def test_knows_the_stock_engine(tmp_path: Path) -> None:
+def test_knows_the_stock_engine() -> None:
     """Bug: its answers are chunked, and the next one was taken for no HTTP."""
-    with running(APP, "--stock") as server:
+    with running(APP, env=STOCK) as server:
         found = examine(server.url)
     assert problems(found) == set()
     assert "JSONP is served" in found["jsonp"][0].sentence
@@ -326,6 +336,7 @@ def test_finds_a_server_with_one_thread() -> None:
             "tests.support.doctor_app:app",
         ],
         name="gunicorn (sync)",
+        env=STOCK,
         cwd=ROOT,
     )
     try:

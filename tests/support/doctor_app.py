@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from flask import Flask
@@ -14,8 +15,8 @@ app = Flask("visited")
 app.config.update(SECRET_KEY="a key of this test alone")
 if "--short" in sys.argv:
     app.config.update(LIVEPUSH_PING_INTERVAL=0.2, LIVEPUSH_CONNECT_TIMEOUT=1)
-if "--stock" in sys.argv:
-    app.config.update(LIVEPUSH_ENGINE="stock")
+if "VISITED_ENGINE" in os.environ:
+    app.config.update(LIVEPUSH_ENGINE=os.environ["VISITED_ENGINE"])
 livepush = LivePush(app)
 logins = LoginManager(app)
 

@@ -211,17 +211,6 @@ class Late(Front):
         end(far)
 
 
-class Naming(Front):
-    """Adds a name of the process to answers, another one on each connection."""
-
-    def back(self, far: socket.socket, near: socket.socket) -> None:
-        with suppress(OSError):
-            head = far.recv(65536)
-            name = b"\r\nLivepush-Node: n%d\r\n" % self._next
-            near.sendall(head.replace(b"\r\n", name, 1))
-        super().back(far, near)
-
-
 class Rewriting(Front):
     """Tells the server another host than the client's, as nginx does by default."""
 
