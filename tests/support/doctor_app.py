@@ -36,5 +36,11 @@ def login() -> str:
     return "ok"
 
 
+@app.get("/sessions")
+def sessions() -> str:
+    """Say how many there are."""
+    return str(len(livepush.socketio.server.eio.sockets))
+
+
 if __name__ == "__main__":
     serve(app)
