@@ -157,6 +157,7 @@ export interface SocketLike {
   readonly io: {
     readonly engine?: EngineLike | undefined;
     opts?: { transports?: unknown };
+    on?(event: "reconnect_attempt", listener: () => void): unknown;
   };
   connect(): unknown;
   disconnect(): unknown;
@@ -172,6 +173,7 @@ export interface SocketLike {
 }
 
 export interface EngineLike {
+  readonly readyState?: string;
   readonly transport?: { readonly name: string };
   on(event: "upgrade", listener: () => void): unknown;
 }

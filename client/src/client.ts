@@ -1,14 +1,14 @@
 /** One connection and its rooms: passes events on, and sums their states up. */
 
-import type { LivePush, Room, RoomOptions, SocketLike, State, Transport } from "./api.js";
-import { Connection } from "./connection.js";
+import type { LivePush, Room, RoomOptions, State, Transport } from "./api.js";
+import { Connection, type Source } from "./connection.js";
 import { pagePosition } from "./page_position.js";
 import { watchPage } from "./page_life.js";
 import { Requests } from "./requests.js";
 import { FollowedRoom, type RoomClient } from "./room.js";
 import type { Cancel, Surroundings } from "./surroundings.js";
 import { Value } from "./value.js";
-import { isObject, readMeta, readUsers, readWhisper, type Refusal } from "./wire.js";
+import { isObject, readMeta, readUsers, readWhisper, readWithin, type Refusal } from "./wire.js";
 
 /** Milliseconds in which a connection that is alive answers. */
 const PROBE_WITHIN = 3_000;
@@ -25,18 +25,16 @@ export class Client implements LivePush, RoomClient {
   private suspended = false;
   private stopWatching: Cancel | null = null;
 
-  /** @param owned Whether the socket is ours alone, to close and to open. */
   constructor(
-    socket: SocketLike,
-    private readonly owned: boolean,
+    source: Source,
     private readonly surroundings: Surroundings,
   ) {
     this.status = new Value<State>("offline", surroundings.report);
     this.connection = new Connection(
-      socket,
-      owned,
+      source,
       {
         up: () => this.restart((room) => room.subscription.up()),
+        moved: () => this.restart((room) => room.subscription.moved()),
         down: () => this.restart((room) => room.subscription.down()),
         message: (event, args) => this.receive(event, args),
         refresh: () => this.refreshAll(),
@@ -85,7 +83,7 @@ export class Client implements LivePush, RoomClient {
     this.stopWatching?.();
     this.stopWatching = null;
     // A socket that goes on without us would keep bringing what nobody reads.
-    if (!this.owned) for (const room of this.list()) room.subscription.pause();
+    if (!this.connection.owned) for (const room of this.list()) room.subscription.pause();
     this.connection.close();
   }
 
@@ -124,9 +122,11 @@ export class Client implements LivePush, RoomClient {
   private receive(event: string, args: readonly unknown[]): void {
     const [data, second] = args;
     if (event === "livepush.reset" && isObject(data)) {
-      const within = Number(data.within);
       const room = this.rooms.get(String(data.room));
-      room?.subscription.reset(within >= 0 ? within : RESET_WITHIN);
+      room?.subscription.reset(readWithin(data.within, RESET_WITHIN));
+    }
+    if (event === "livepush.reconnect") {
+      this.connection.move(readWithin(isObject(data) && data.within, RESET_WITHIN));
     }
     if (event === "livepush.presence" && isObject(data)) {
       const room = this.rooms.get(String(data.room));
@@ -150,10 +150,16 @@ export class Client implements LivePush, RoomClient {
         hidden: () => (this.suspended = connection.suspend() || this.suspended),
         shown: () => this.resume(),
         woke: () => this.probe(),
-        online: () => this.probe(),
+        online: () => {
+          connection.elsewhere();
+          this.probe();
+        },
         // Later: socket.io-client hears of it in the same moment, and a connection that we
         // made before it did would be closed half-way.
-        offline: () => this.surroundings.after(0, () => connection.drop()),
+        offline: () => {
+          connection.disturbed();
+          this.surroundings.after(0, () => connection.drop());
+        },
       },
       this.surroundings,
     );

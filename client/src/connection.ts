@@ -1,17 +1,26 @@
 /**
- * The connection to the server: the only code that knows how socket.io-client behaves.
+ * The connection to the server, over one line after another.
  * Never here: rooms, positions, stores.
  */
 
-import type { EngineLike, SocketLike, State, Transport } from "./api.js";
+import type { SocketLike, State, Transport } from "./api.js";
 import { backoff } from "./backoff.js";
+import { Fallback } from "./fallback.js";
+import { Line, type LineWatcher } from "./line.js";
+import { Moves } from "./moves.js";
+import { Patience } from "./patience.js";
 import type { Cancel, Surroundings } from "./surroundings.js";
-import { isObject, readRefusal, type Refusal } from "./wire.js";
+import type { Refusal } from "./wire.js";
+
+/** A socket that the application made, or how to make those that are ours alone. */
+export type Source = SocketLike | (() => SocketLike);
 
 /** What a connection tells. */
 export interface Watcher {
   /** A new connection is there: the server remembers nothing of an earlier one. */
   up(): void;
+  /** The same, and the earlier one was there until now. */
+  moved(): void;
   down(): void;
   message(event: string, args: unknown[]): void;
   /** The state, the error or the transport may have changed. */
@@ -31,30 +40,60 @@ export class Connection {
   error: Refusal | null = null;
   /** Grows with all that arrives: where it stands still, nothing does. */
   heard = 0;
+  /** Whether the lines are ours alone, to close and to open. */
+  readonly owned: boolean;
+  private line: Line;
   private phase: Phase = "idle";
   private refusals = 0;
   private timer: Cancel | null = null;
-  private engine: EngineLike | undefined;
+  private since = 0;
+  /** What may be tried, in that order. */
+  private readonly transports: readonly string[];
+  /** Whether it is for us to choose: WebSocket goes first, and polling may follow. */
+  private readonly choosing: boolean;
+  private readonly patience: Patience;
+  private readonly fallback: Fallback;
+  private readonly moves: Moves;
 
-  /** @param owned Whether the socket is ours alone, to close and to open. */
   constructor(
-    private readonly socket: SocketLike,
-    private readonly owned: boolean,
+    source: Source,
     private readonly watcher: Watcher,
     private readonly surroundings: Surroundings,
   ) {
-    socket.on("connect", () => this.connected());
-    socket.on("disconnect", (reason: string) => this.disconnected(reason));
-    socket.on("connect_error", (error: Error) => this.failed(error));
-    socket.onAny((event, ...args) => {
-      this.heard++;
-      if (this.up) watcher.message(event, args);
+    this.owned = typeof source === "function";
+    const dial = (): Line => {
+      return new Line(typeof source === "function" ? source() : source, surroundings.soon);
+    };
+    this.line = dial();
+    this.line.watcher = this.watching();
+    this.transports = this.line.transports;
+    this.choosing =
+      this.owned && this.transports[0] === "websocket" && this.transports.includes("polling");
+    const dialBy = (transports: readonly string[]): Line => {
+      const line = dial();
+      if (this.choosing) line.transports = transports;
+      return line;
+    };
+    this.patience = new Patience(surroundings, {
+      silent: () => {
+        this.fallback.silent();
+        this.restart();
+      },
+      slept: () => this.restart(),
     });
+    this.fallback = new Fallback(surroundings);
+    this.moves = new Moves(
+      this.fallback,
+      surroundings,
+      () => dialBy([this.transport ?? "websocket"]),
+      () => dialBy(["websocket"]),
+      (line) => this.take(line),
+    );
   }
 
   get up(): boolean {
     // Both: an emit on a socket that has just gone would wait for the next connection.
-    return this.phase === "up" && this.socket.connected;
+    return this.phase === "up" && this.line.connected;
   }
 
   get state(): "up" | Exclude<State, "live" | "recovering"> {
@@ -70,8 +109,7 @@ export class Connection {
   }
 
   get transport(): Transport | null {
-    const name = this.up ? this.socket.io.engine?.transport?.name : undefined;
-    return (name as Transport | undefined) ?? null;
+    return this.up ? this.line.transport : null;
   }
 
   open(): void {
@@ -79,17 +117,18 @@ export class Connection {
     this.stopWaiting();
     this.error = null;
     this.phase = "opening";
-    if (this.socket.connected) return this.connected();
+    if (this.line.connected) return this.connected();
     if (this.owned) this.restart();
-    else if (!this.socket.active) this.socket.connect();
+    else if (!this.line.active) this.line.open();
     this.watcher.refresh();
   }
 
   close(): void {
     this.stopWaiting();
+    this.moves.stop();
     this.phase = "idle";
-    if (this.owned) this.socket.disconnect();
-    this.lost("idle");
+    if (this.owned) this.line.close();
+    this.tellLost();
   }
 
   /** Close for a while; true if there is something that `open` should resume. */
@@ -102,8 +141,11 @@ export class Connection {
   /** Give up on a connection that is silent, and make a new one. */
   drop(): void {
     if (!this.owned || this.phase !== "up") return;
-    this.lost("retrying");
-    this.restart();
+    const heir = this.moves.inherit();
+    this.phase = "retrying";
+    if (heir) this.succeed(heir);
+    else this.restart();
+    this.tellLost();
   }
 
   /** Try now instead of at the end of a pause. */
@@ -113,83 +155,161 @@ export class Connection {
     this.restart();
   }
 
+  /** Leave for a new connection at a random moment within so many seconds. */
+  move(within: number): void {
+    if (this.owned && this.phase === "up") this.moves.within(within);
+  }
+
+  /** What ends now, or has just ended, is nobody's fault but the network's. */
+  disturbed(): void {
+    this.fallback.disturbed();
+  }
+
+  /** The page may be in another network now. */
+  elsewhere(): void {
+    if (!this.choosing) return;
+    this.fallback.elsewhere();
+    if (this.up) this.moves.planTrial();
+  }
+
   /** Send a message; `answered` gets undefined if there is no answer in time. */
   request(event: string, message: object, ms: number, answered: (answer: unknown) => void): void {
-    this.socket.timeout(ms).emit(event, message, (error, answer) => {
+    this.line.request(event, message, ms, (error, answer) => {
       if (!error) this.heard++;
       answered(error ? undefined : answer);
     });
   }
 
-  // Closing the socket first takes socket.io-client out of whatever pause it is in. Its
-  // engine, too: closing that alone would wait for a write that may never end.
+  private watching(): LineWatcher {
+    return {
+      up: () => this.connected(),
+      down: (forGood) => this.disconnected(forGood),
+      missed: () => {
+        this.patience.stop();
+        this.fallback.disturbed();
+      },
+      brokeOff: () => {
+        this.patience.stop();
+        this.cut(0);
+      },
+      refused: (error) => this.refused(error),
+      retrying: () => this.attempting(),
+      upgraded: () => this.watcher.refresh(),
+      message: (event, args) => {
+        this.heard++;
+        if (this.up) this.watcher.message(event, args);
+      },
+    };
+  }
+
   private restart(): void {
-    this.socket.disconnect();
-    this.socket.connect();
+    this.attempting();
+    this.line.restart();
   }
 
   private connected(): void {
     // An attached socket lives on while nobody here wants it.
     if (this.phase === "idle") return;
     this.phase = "up";
-    this.error = null;
-    this.refusals = 0;
-    this.heard++;
-    this.watchEngine();
+    this.arrived();
     this.watcher.up();
     this.watcher.refresh();
   }
 
-  private disconnected(reason: string): void {
-    if (this.phase !== "up") return; // it was us
-    if (reason === "io server disconnect") {
-      this.error = { code: 0, message: "the server ended the connection", temporary: false };
-      this.lost("refused");
-    } else {
-      this.lost("retrying");
-    }
+  /** Go on over another line, without a moment between. */
+  private take(line: Line): void {
+    const former = this.line;
+    this.line = line;
+    line.watcher = this.watching();
+    this.arrived();
+    this.watcher.moved();
+    former.discard();
+    this.watcher.refresh();
   }
 
-  private lost(phase: Phase): void {
-    this.phase = phase;
+  private arrived(): void {
+    this.error = null;
+    this.refusals = 0;
+    this.heard++;
+    this.since = this.surroundings.now();
+    this.stopWaiting();
+    const { transport } = this;
+    if (!this.choosing || (transport !== "websocket" && transport !== "polling")) return;
+    this.fallback.reached(transport);
+    this.moves.planTrial();
+  }
+
+  private disconnected(forGood: boolean): void {
+    if (this.phase !== "up") return; // it was us
+    const { asked } = this.moves;
+    const heir = this.moves.inherit();
+    if (forGood) {
+      heir?.discard();
+      this.phase = "refused";
+      this.error = { code: 0, message: "the server ended the connection", temporary: false };
+    } else {
+      this.phase = "retrying";
+      // A server that asked us to go has ended, as it said.
+      if (asked) this.fallback.disturbed();
+      else this.cut(this.surroundings.now() - this.since);
+      if (heir) this.succeed(heir);
+    }
+    this.tellLost();
+  }
+
+  private cut(lasted: number): void {
+    if (!this.choosing || this.line.transport !== "websocket") return;
+    this.fallback.cut(lasted);
+    // Not by a WebSocket again: nothing has to recover meanwhile. But that the network has
+    // gone may be told in the same moment, and then it was no proxy.
+    if (this.fallback.avoids) this.restartSoon(0);
+  }
+
+  /** Wait for a line that was on its way to take over, as for any other from now on. */
+  private succeed(heir: Line): void {
+    this.line.discard();
+    this.line = heir;
+    heir.watcher = this.watching();
+    if (heir.active) this.attempting();
+    else this.restart();
+  }
+
+  // Last of all: what is told may call `close` or `open`.
+  private tellLost(): void {
     this.watcher.down();
     this.watcher.refresh();
   }
 
-  private failed(error: Error & { data?: unknown }): void {
+  private refused(error: Refusal): void {
     if (this.phase === "idle" || this.phase === "up") return;
-    if (this.socket.active) return this.unreachable(error);
-    // Not active any more: the server answered, and it said no.
-    this.error = readRefusal(isObject(error.data) ? error.data : error, error.message);
-    if (this.error.temporary && this.owned) {
+    this.stopWaiting();
+    this.error = error;
+    if (error.temporary && this.owned) {
       this.phase = "retrying";
-      this.timer = this.surroundings.after(
-        backoff(++this.refusals, this.surroundings.random),
-        () => this.restart(),
-      );
+      this.restartSoon(backoff(++this.refusals, this.surroundings.random));
     } else {
       this.phase = "refused";
     }
     this.watcher.refresh();
   }
 
-  // A proxy may swallow WebSocket handshakes without refusing them. Nothing but a timeout
-  // tells, so after one the other transport goes first.
-  private unreachable(error: Error): void {
-    const { opts } = this.socket.io;
-    if (!this.owned || error.message !== "timeout" || !Array.isArray(opts?.transports)) return;
-    opts.transports = [...opts.transports.slice(1), ...opts.transports.slice(0, 1)];
+  /** An attempt begins: what it tries, and for how long that may be a WebSocket. */
+  private attempting(): void {
+    this.patience.stop();
+    if (!this.choosing) return;
+    const { avoids } = this.fallback;
+    const others = this.transports.filter((name) => name !== "websocket");
+    this.line.transports = avoids ? others : this.transports;
+    if (!avoids) this.patience.begin(this.line);
   }
 
-  private watchEngine(): void {
-    const { engine } = this.socket.io;
-    if (engine === this.engine) return;
-    this.engine = engine;
-    engine?.on("upgrade", () => this.watcher.refresh());
+  private restartSoon(wait: number): void {
+    this.timer = this.surroundings.after(wait, () => this.restart());
   }
 
   private stopWaiting(): void {
     this.timer?.();
     this.timer = null;
+    this.patience.stop();
   }
 }

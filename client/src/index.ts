@@ -13,7 +13,8 @@ export interface LivePush extends Live {}
  * Connect to the server, by default the one the page came from.
  *
  * WebSocket comes first, so that a server of several processes needs no sticky sessions;
- * where it does not get through, polling follows.
+ * where it does not get through, polling follows, and goes first until the tab is closed
+ * or a WebSocket that is tried beside it lasts.
  */
 export function connect(options: ConnectOptions = {}): LivePush {
   const { url, autoConnect = true, ...others } = options;
@@ -28,15 +29,16 @@ export function connect(options: ConnectOptions = {}): LivePush {
     // A connection shared with others could not be closed when the page is put away.
     forceNew: true,
   };
-  const socket = url === undefined ? io(settings) : io(url, settings);
-  const live = new Client(socket, true, browserSurroundings());
+  // A copy each: socket.io-client hands out the object itself, to be changed.
+  const dial = () => (url === undefined ? io({ ...settings }) : io(url, { ...settings }));
+  const live = new Client(dial, browserSurroundings(url));
   if (autoConnect) live.connect();
   return live;
 }
 
 /** Follow rooms over a socket that the application made, and closes, itself. */
 export function attach(socket: SocketLike): LivePush {
-  const live = new Client(socket, false, browserSurroundings());
+  const live = new Client(socket, browserSurroundings());
   live.connect();
   return live;
 }

@@ -38,7 +38,7 @@ const INVALIDATED_WITHIN = 2_000;
 
 export class Subscription {
   error: Refusal | null = null;
-  /** True once the server has answered on this connection. */
+  /** True once the server has answered on this connection, or on the one before a move. */
   joined = false;
   private everJoined = false;
   /** True while something is known to be missing or wrong. */
@@ -82,6 +82,14 @@ export class Subscription {
   up(): void {
     this.down();
     this.ask();
+  }
+
+  /** Another connection has taken over before the last one ended. */
+  moved(): void {
+    const { joined } = this;
+    this.up();
+    // Nothing is known to be missing. If something is, the answer brings it.
+    this.joined = joined;
   }
 
   down(): void {

@@ -17,6 +17,13 @@ export interface Page {
     };
 }
 
+/** What the tab remembers until it is closed, also when it loads another page. */
+export interface Memory {
+  load(): string | null;
+  /** Remember this instead, or nothing. */
+  save(text: string | null): void;
+}
+
 export interface Surroundings {
   /** Milliseconds of the wall clock: unlike others it goes on while a laptop sleeps. */
   now(): number;
@@ -29,9 +36,11 @@ export interface Surroundings {
   /** Tell the developer about an error in code that is not ours. */
   report(error: unknown): void;
   readonly page: Page | null;
+  readonly memory: Memory;
 }
 
-export function browserSurroundings(): Surroundings {
+/** @param server Tells what is remembered of one server from that of another. */
+export function browserSurroundings(server = ""): Surroundings {
   return {
     now: () => Date.now(),
     random: () => Math.random(),
@@ -45,5 +54,24 @@ export function browserSurroundings(): Surroundings {
       else console.error(error);
     },
     page: typeof document === "object" ? { window, document } : null,
+    memory: sessionMemory(`livepush.websocket:${server}`),
+  };
+}
+
+// There may be no storage, or none for this page: then looking at it throws, or writing
+// to it. Nothing is remembered there, and nothing else is lost.
+function sessionMemory(key: string): Memory {
+  const guarded = (work: () => string | null | void): string | null => {
+    try {
+      return work() ?? null;
+    } catch {
+      return null;
+    }
+  };
+  return {
+    load: () => guarded(() => sessionStorage.getItem(key)),
+    save(text) {
+      guarded(() => (text === null ? sessionStorage.removeItem(key) : sessionStorage.setItem(key, text)));
+    },
   };
 }

@@ -77,6 +77,9 @@ export type Answer =
 
 type Fields = Record<string, unknown>;
 
+/** Seconds; timers of browsers cannot wait for longer than 24 of them. */
+const DAY = 86_400;
+
 export function isObject(value: unknown): value is Fields {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
@@ -116,6 +119,11 @@ export function readRefusal(value: unknown, fallback: string): Refusal {
     message: typeof message === "string" ? message : fallback,
     temporary: temporary === true,
   };
+}
+
+/** Read in how many seconds to come at the latest; `usual` where that makes no sense. */
+export function readWithin(value: unknown, usual: number): number {
+  return typeof value === "number" && value >= 0 ? Math.min(value, DAY) : usual;
 }
 
 /**

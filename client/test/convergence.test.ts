@@ -26,7 +26,7 @@ class Run {
   ) {
     this.random = seeded(seed);
     this.setting = new Setting({ page: this.page });
-    this.server = new ModelServer(this.setting.socket, this.random, this.random());
+    this.server = new ModelServer(this.setting.sockets, this.random, this.random());
     this.room = this.setting.live.room("chat:1", { since: null });
     this.messages = this.room.store<ModelRow>("message");
     this.tasks = this.room.store<ModelRow>("task");
@@ -64,7 +64,6 @@ class Run {
 
   step(): void {
     const { server, setting } = this;
-    const { socket } = setting;
     const draw = this.random();
     if (draw < 0.45) this.commit();
     else if (draw < 0.6) server.answer();
@@ -73,13 +72,12 @@ class Run {
     else if (draw < 0.76) server.repeat(this.room.position?.offset ?? 0);
     else if (draw < 0.78 * server.trouble) server.loseHistory();
     else if (draw < 0.8) server.resetClient();
-    else if (draw < 0.82) this.page.fire("offline");
+    else if (draw < 0.81) this.page.fire("offline");
+    else if (draw < 0.82) server.sendAway();
     else if (draw < 0.84) this.putAwayAndBack();
-    else if (draw < 0.88 && socket.connected) socket.cut();
+    else if (draw < 0.88) this.cut();
     else if (draw < 0.94) this.accept();
     else this.later.shift()?.();
-    // Whatever ended the connection ended the subscription.
-    if (!socket.connected) server.joined = false;
   }
 
   /** The faults end; enough time passes for the client to notice what it missed. */
@@ -92,9 +90,8 @@ class Run {
       server.commit();
       for (let turn = 0; turn < 10; turn++) {
         setting.surroundings.pass(1_000);
-        if (!setting.socket.connected) server.joined = false;
         this.accept();
-        while (setting.socket.sent.length > 0) server.answer();
+        while (server.asked) server.answer();
       }
     }
   }
@@ -115,12 +112,16 @@ class Run {
     this.page.fire("pageshow");
   }
 
+  private cut(): void {
+    const up = this.setting.sockets.filter(({ connected }) => connected);
+    up[Math.floor(this.random() * up.length)]?.cut();
+  }
+
   private accept(): void {
-    const { socket, surroundings } = this.setting;
-    if (socket.connected || !socket.active) return;
-    this.server.joined = false;
-    socket.accept();
-    surroundings.settle();
+    const waiting = this.setting.sockets.filter(({ connected, active }) => active && !connected);
+    const transport = this.random() < 0.1 ? "polling" : undefined;
+    waiting[Math.floor(this.random() * waiting.length)]?.accept(transport);
+    this.setting.surroundings.settle();
   }
 }
 

@@ -22,23 +22,36 @@ export class FakeSocket implements SocketLike {
   readonly calls: string[] = [];
   /** Messages not yet looked at, the oldest first. */
   sent: Sent[] = [];
-  readonly io = {
-    engine: undefined as FakeEngine | undefined,
-    opts: { transports: ["websocket", "polling"] },
-  };
+  readonly io;
+  /** True while it tells of an end. */
+  private ending = false;
   private readonly listeners = new Map<string, Listener[]>();
   private readonly acks = new Set<(error: Error | null, answer?: unknown) => void>();
 
-  constructor(private readonly surroundings: FakeSurroundings) {}
+  constructor(
+    private readonly surroundings: FakeSurroundings,
+    transports = ["websocket", "polling"],
+  ) {
+    this.io = {
+      engine: undefined as FakeEngine | undefined,
+      opts: { transports },
+      on: (event: string, listener: Listener): void => this.on(event, listener),
+    };
+  }
 
   connect(): void {
+    if (this.ending && !this.active) {
+      throw new Error("after the next loss, the real one would never come back");
+    }
     this.calls.push("connect");
     this.active = true;
+    this.io.engine = new FakeEngine(this.io.opts.transports[0] ?? "");
   }
 
   disconnect(): void {
     this.calls.push("disconnect");
     this.active = false;
+    this.io.engine?.close();
     if (this.connected) this.close("io client disconnect");
   }
 
@@ -73,12 +86,24 @@ export class FakeSocket implements SocketLike {
     };
   }
 
+  /** The server says something for the first time, over this transport. */
+  reach(transport = this.io.engine?.transport.name ?? "websocket"): void {
+    this.io.engine = new FakeEngine(transport);
+    this.io.engine.readyState = "open";
+  }
+
   /** The server lets the client in. */
-  accept(transport = "websocket"): void {
+  accept(transport?: string): void {
     this.active = true;
     this.connected = true;
-    this.io.engine = new FakeEngine(transport);
+    this.reach(transport);
     this.emit("connect");
+  }
+
+  /** socket.io-client tries again by itself. */
+  retry(): void {
+    this.emit("reconnect_attempt");
+    this.io.engine = new FakeEngine(this.io.opts.transports[0] ?? "");
   }
 
   /** The connection ends. */
@@ -96,7 +121,14 @@ export class FakeSocket implements SocketLike {
 
   /** The server cannot be reached. */
   miss(message = "websocket error"): void {
+    this.io.engine?.close();
     this.emit("connect_error", new Error(message));
+  }
+
+  /** The connection ends before the server has let the client in. */
+  breakOff(): void {
+    this.io.engine?.close();
+    this.emit("disconnect", "transport close");
   }
 
   /** The server sends an event. */
@@ -111,19 +143,23 @@ export class FakeSocket implements SocketLike {
 
   private close(reason: string): void {
     this.connected = false;
+    this.io.engine?.close();
     this.emit("disconnect", reason);
     for (const ack of this.acks) ack(new Error("socket has been disconnected"));
     this.sent = [];
   }
 
   private emit(event: string, ...args: unknown[]): void {
+    this.ending = event === "disconnect" || event === "connect_error";
     for (const listener of this.listeners.get(event) ?? []) listener(...args);
+    this.ending = false;
   }
 }
 
 class FakeEngine {
   private listeners: (() => void)[] = [];
   transport: { name: string };
+  readyState = "opening";
 
   constructor(name: string) {
     this.transport = { name };
@@ -131,6 +167,10 @@ class FakeEngine {
 
   on(_event: "upgrade", listener: () => void): void {
     this.listeners.push(listener);
+  }
+
+  close(): void {
+    this.readyState = "closed";
   }
 
   upgrade(): void {

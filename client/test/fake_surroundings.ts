@@ -1,6 +1,6 @@
 /** Time that passes when a test says so, chance without surprises, and a page. */
 
-import type { Cancel, Page, Surroundings } from "../src/surroundings.js";
+import type { Cancel, Memory, Page, Surroundings } from "../src/surroundings.js";
 
 interface Timer {
   readonly due: number;
@@ -16,6 +16,7 @@ export class FakeSurroundings implements Surroundings {
   constructor(
     readonly page: FakePage | null = null,
     readonly random: () => number = () => 0.5,
+    readonly memory: FakeMemory = new FakeMemory(),
   ) {}
 
   readonly now = (): number => this.time;
@@ -63,6 +64,19 @@ export class FakeSurroundings implements Surroundings {
   /** The computer sleeps: time passes, nothing runs. */
   sleep(ms: number): void {
     this.time += ms;
+  }
+}
+
+/** A tab's, which the next page in it finds as it was left. */
+export class FakeMemory implements Memory {
+  text: string | null = null;
+
+  load(): string | null {
+    return this.text;
+  }
+
+  save(text: string | null): void {
+    this.text = text;
   }
 }
 

@@ -43,8 +43,8 @@ export class ModelServer {
   readonly committed = new Set<string>();
   epoch = "e0";
   offset = 0;
-  /** Whether the connection's subscription is there. */
-  joined = false;
+  /** The connection whose subscription is there. */
+  private subscribed: FakeSocket | null = null;
   private epochs = 0;
   private history: Published[] = [];
   private stamp = 0;
@@ -53,12 +53,22 @@ export class ModelServer {
   private sharedOffset = 0;
 
   constructor(
-    private readonly socket: FakeSocket,
+    /** All connections that ever were. */
+    private readonly sockets: readonly FakeSocket[],
     private readonly random: Random,
     /** How often something goes wrong, from 0 to 1. */
     public trouble: number,
   ) {
     this.remember();
+  }
+
+  // Whatever ends the connection ends the subscription.
+  private get joined(): boolean {
+    return this.subscribed?.connected === true;
+  }
+
+  get asked(): boolean {
+    return this.sockets.some(({ sent }) => sent.length > 0);
   }
 
   chance(of: number): boolean {
@@ -114,9 +124,16 @@ export class ModelServer {
   }
 
   resetClient(): void {
+    const socket = this.subscribed;
+    if (!socket || !this.joined) return;
+    this.subscribed = null;
+    socket.push("livepush.reset", { room: ROOM, within: this.random() * 5 });
+  }
+
+  /** This server is going. */
+  sendAway(): void {
     if (!this.joined) return;
-    this.joined = false;
-    this.socket.push("livepush.reset", { room: ROOM, within: this.random() * 5 });
+    this.subscribed?.push("livepush.reconnect", { within: this.random() * 5 });
   }
 
   /** Write again what the client has seen. */
@@ -127,10 +144,11 @@ export class ModelServer {
 
   /** Answer the oldest question of the client, mostly. */
   answer(): void {
-    const sent = this.socket.sent.shift();
-    if (!sent) return;
+    const socket = this.sockets.find(({ sent }) => sent.length > 0);
+    const sent = socket?.sent.shift();
+    if (!socket || !sent) return;
     if (sent.event === "livepush.unsubscribe") {
-      this.joined = false;
+      this.subscribed = null;
       return sent.answer({ ok: true });
     }
     if (this.chance(this.trouble * 0.2)) return; // lost: the client's patience ends
@@ -138,11 +156,11 @@ export class ModelServer {
       const error = { code: 120, message: "unavailable", temporary: true };
       return sent.answer({ ok: false, error });
     }
+    this.subscribed = socket;
     this.subscribe(sent);
   }
 
   private subscribe(sent: Sent): void {
-    this.joined = true;
     const since = sent.message.since as { epoch: string; offset: number } | undefined;
     const first = this.history[0]?.offset ?? this.offset + 1;
     const { epoch, offset } = this;
@@ -183,7 +201,7 @@ export class ModelServer {
   }
 
   private write({ event, data, ...marks }: Published): void {
-    this.socket.push(event, data, { room: ROOM, epoch: this.epoch, ...marks });
+    this.subscribed?.push(event, data, { room: ROOM, epoch: this.epoch, ...marks });
   }
 
   private snapshot(): object {

@@ -264,7 +264,7 @@ test("a room left while the connection is going away needs no message", () => {
   const setting = new Setting();
   setting.socket.on("disconnect", () => room.leave());
   const { socket, surroundings } = setting;
-  const live = new Client(socket, true, surroundings);
+  const live = new Client(() => socket, surroundings);
   const room = live.room("chat:1", { since: null });
   live.connect();
   socket.accept();

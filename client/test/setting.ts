@@ -3,7 +3,7 @@
 import type { Room, Store } from "../src/api.js";
 import { Client } from "../src/client.js";
 import { FakeSocket, type Sent } from "./fake_socket.js";
-import { FakePage, FakeSurroundings } from "./fake_surroundings.js";
+import { FakeMemory, FakePage, FakeSurroundings } from "./fake_surroundings.js";
 
 export interface Row {
   id: number;
@@ -12,13 +12,28 @@ export interface Row {
 
 export class Setting {
   readonly surroundings: FakeSurroundings;
-  readonly socket: FakeSocket;
+  /** All that were made, the oldest first. */
+  readonly sockets: FakeSocket[] = [];
   readonly live: Client;
 
-  constructor({ owned = true, page = null as FakePage | null } = {}) {
-    this.surroundings = new FakeSurroundings(page);
-    this.socket = new FakeSocket(this.surroundings);
-    this.live = new Client(this.socket, owned, this.surroundings);
+  constructor({
+    owned = true,
+    page = null as FakePage | null,
+    memory = new FakeMemory(),
+    random = () => 0.5,
+    transports = ["websocket", "polling"],
+  } = {}) {
+    this.surroundings = new FakeSurroundings(page, random, memory);
+    const dial = (): FakeSocket => {
+      this.sockets.push(new FakeSocket(this.surroundings, transports));
+      return this.socket;
+    };
+    this.live = new Client(owned ? dial : dial(), this.surroundings);
+  }
+
+  /** The newest of its sockets. */
+  get socket(): FakeSocket {
+    return this.sockets.at(-1) as FakeSocket;
   }
 
   /** The next message the client has sent. */

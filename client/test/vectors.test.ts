@@ -2,11 +2,13 @@
 
 import { describe, expect, test } from "vitest";
 import type { StoreOptions } from "../src/api.js";
+import { Fallback } from "../src/fallback.js";
 import { orderBy } from "../src/order.js";
 import { pagePosition } from "../src/page_position.js";
 import { parsePositionHeader } from "../src/position_header.js";
 import { Rows, type Verb } from "../src/rows.js";
 import { placeOf } from "../src/sequence.js";
+import fallbacks from "../../tests/vectors/client_fallback.json" with { type: "json" };
 import headers from "../../tests/vectors/position_header.json" with { type: "json" };
 import merges from "../../tests/vectors/client_merges.json" with { type: "json" };
 import orders from "../../tests/vectors/client_order.json" with { type: "json" };
@@ -15,7 +17,7 @@ import presences from "../../tests/vectors/presence.json" with { type: "json" };
 import rooms from "../../tests/vectors/client_room.json" with { type: "json" };
 import rowRules from "../../tests/vectors/client_rows.json" with { type: "json" };
 import sequences from "../../tests/vectors/client_sequence.json" with { type: "json" };
-import { FakePage } from "./fake_surroundings.js";
+import { FakeMemory, FakePage } from "./fake_surroundings.js";
 import { Setting, snapshot, type Row } from "./setting.js";
 
 test.each(headers)("position_header: $header", ({ header, positions }) => {
@@ -100,6 +102,49 @@ describe("client_merges", () => {
         const shown = store.getSnapshot().map(({ id, body }) => [id, body]);
         expect(Object.fromEntries(shown)).toMatchObject(rows ?? {});
         if (rows?.["2"] === undefined) expect(store.get(2)).toBeUndefined();
+      }
+    }
+  });
+});
+
+describe("client_fallback", () => {
+  interface Rule {
+    about: string;
+    steps: Record<string, any>[];
+  }
+
+  // Chance at its lowest, and at its highest: the ends of each pause.
+  const ends = (fallbacks as unknown as Rule[]).flatMap((rule) => [
+    { ...rule, end: 0 },
+    { ...rule, end: 1 },
+  ]);
+
+  test.each(ends)("$about ($end)", ({ steps, end }) => {
+    let time = 1_000_000_000;
+    const memory = new FakeMemory();
+    const surroundings = { now: () => time, random: () => end, memory };
+    let fallback = new Fallback(surroundings);
+    const moves: Record<string, (value: any) => void> = {
+      silent: () => fallback.silent(),
+      cut: (lasted) => fallback.cut(lasted),
+      disturbed: () => fallback.disturbed(),
+      reached: (transport) => fallback.reached(transport),
+      trial_failed: (lasted) => fallback.trialFailed(lasted),
+      elsewhere: () => fallback.elsewhere(),
+      after: (ms) => (time += ms),
+      page: () => (fallback = new Fallback(surroundings)),
+      remembered: (text) => {
+        memory.text = text;
+        fallback = new Fallback(surroundings);
+      },
+      avoids: (avoids) => expect(fallback.avoids).toBe(avoids),
+      trial_in: (pause) => expect(fallback.trialIn).toBe(pause && pause[end]),
+      proof: (ms) => expect(fallback.proof).toBe(ms),
+    };
+    for (const step of steps) {
+      for (const [move, value] of Object.entries(step)) {
+        expect(moves).toHaveProperty(move);
+        moves[move]?.(value);
       }
     }
   });
