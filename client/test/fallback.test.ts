@@ -226,6 +226,17 @@ test("another network is a reason to try soon", () => {
   expect(setting.sockets.length).toBe(tried + 1);
 });
 
+test("another network leaves a trial alone that is under way", () => {
+  const page = new FakePage();
+  const { setting, first, trial } = trying({ page });
+  page.fire("online");
+  first.sent.shift()?.answer(recovered(5));
+  setting.surroundings.pass(9_999);
+  expect([setting.sockets.length, trial.active]).toEqual([2, true]);
+  setting.surroundings.pass(1);
+  expect(trial.active).toBe(false);
+});
+
 function cutThrice({ live, socket, surroundings }: Setting, between: () => void): void {
   live.connect();
   for (let lives = 0; lives < 3; lives++) {
@@ -294,6 +305,7 @@ test("a server that asked its clients to go, and then ended, is not taken for a 
   const setting = new Setting();
   setting.socket.on("connect", () => setting.socket.push("livepush.reconnect", { within: 60 }));
   cutThrice(setting, () => {});
+  setting.surroundings.pass(0);
   expect(setting.socket.io.opts.transports).toEqual(both);
 });
 
@@ -314,8 +326,14 @@ test.each([[["polling"]], [["websocket"]], [["polling", "websocket"]]])(
 );
 
 test("an attached socket is never told what to use", () => {
-  const { live, socket, surroundings } = new Setting({ owned: false });
+  const setting = new Setting({ owned: false });
+  const { live, socket, surroundings } = setting;
   live.connect();
   surroundings.pass(60_000);
   expect([socket.calls, socket.io.opts.transports]).toEqual([["connect"], both]);
+  cutThrice(setting, () => {});
+  surroundings.pass(0);
+  socket.accept("polling");
+  surroundings.pass(60_000);
+  expect([setting.sockets.length, socket.io.opts.transports]).toEqual([1, both]);
 });

@@ -87,8 +87,8 @@ test("whispers of the moment between wait for the room", () => {
 
 test("asked twice, it moves once, and as soon as it was asked to", () => {
   first.push("livepush.reconnect", { within: 20 });
-  first.push("livepush.reconnect", { within: 40 });
   first.push("livepush.reconnect", { within: 4 });
+  first.push("livepush.reconnect", { within: 40 });
   setting.surroundings.pass(2_000);
   expect(setting.sockets.length).toBe(2);
   first.push("livepush.reconnect", { within: 0 });
@@ -272,13 +272,47 @@ test("a connection that polls moves to one that polls, and its trials go on", ()
   expect([setting.live.transport, setting.sockets.length]).toEqual(["websocket", 3]);
 });
 
-test("a move ends a trial that is under way", () => {
-  setting = new Setting();
+/** A client that polls, without rooms, and a trial on its way. */
+function beginTrying(page: FakePage | null = null): FakeSocket {
+  setting = new Setting({ page });
   setting.live.connect();
   first = setting.socket;
   first.accept("polling");
   setting.surroundings.pass(3_750);
-  const trial = setting.socket;
+  return setting.socket;
+}
+
+test("a trial that takes over was the move that is still to come", () => {
+  const trial = beginTrying();
+  first.push("livepush.reconnect", { within: 60 });
+  trial.accept();
+  setting.surroundings.pass(60_000);
+  expect([setting.sockets.length, setting.live.transport]).toEqual([2, "websocket"]);
+});
+
+test("while it moves, nothing is tried beside it", () => {
+  const page = new FakePage();
+  beginTrying(page);
+  first.push("livepush.reconnect", { within: 0 });
+  setting.surroundings.pass(0);
+  page.fire("online");
+  setting.surroundings.pass(60_000);
+  expect(setting.sockets.length).toBe(3);
+});
+
+test.each([[["polling"]], [["polling", "websocket"]]])(
+  "moves by what the application chose: %s",
+  (transports) => {
+    setting = new Setting({ transports });
+    setting.live.connect();
+    first = setting.socket;
+    first.accept("polling");
+    expect(move().io.opts.transports).toEqual(transports);
+  },
+);
+
+test("a move ends a trial that is under way", () => {
+  const trial = beginTrying();
   first.push("livepush.reconnect", { within: 0 });
   setting.surroundings.pass(0);
   expect([setting.sockets.length, trial.active]).toEqual([3, false]);
