@@ -13,8 +13,10 @@ import { isObject } from "./wire.js";
 
 /** A WebSocket that ends before so many milliseconds was cut, or its server ended. */
 const SHORT = 120_000;
-/** So many short ones in a row, without a server that was away, and it was a proxy. */
+/** So many short ones in a row, all as long, and it may be a proxy. */
 const CUTS = 3;
+/** Milliseconds, and the part of a life, by which such lives may differ. */
+const DIFFERENCE = { ms: 1_000, part: 0.1 };
 /** How long a trial must last at least. */
 const STEADY = 3_000;
 /** Pauses between trials. */
@@ -66,8 +68,13 @@ export class Fallback {
   /** A WebSocket that had been up for so long was ended, and not by us. */
   cut(lasted: number): void {
     if (lasted >= SHORT) return this.disturbed();
+    const longest = Math.max(lasted, this.lasted);
+    const alike =
+      Math.abs(lasted - this.lasted) <= DIFFERENCE.ms + DIFFERENCE.part * longest;
+    // A proxy has a limit; servers that restart have none.
+    if (this.cuts === 0 || !alike) this.disturbed();
     this.cuts++;
-    this.lasted = Math.max(this.lasted, lasted);
+    this.lasted = this.cuts === 1 ? lasted : longest;
     if (this.cuts >= CUTS) this.suspected = true;
   }
 
