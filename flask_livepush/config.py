@@ -73,6 +73,8 @@ class Config:
     upgrade_timeout: float
     connect_timeout: float
     switch_interval: float | None
+    drain_seconds: float
+    max_connection_age: float | None
 
 
 def _one_of(*allowed: Any) -> Callable[[Any], str | None]:
@@ -104,6 +106,12 @@ def _seconds_or_zero(value: Any) -> str | None:
     if _seconds(value) is None or (value == 0 and not isinstance(value, bool)):
         return None
     return "it must be a number of seconds, 0 or more"
+
+
+def _seconds_or_none(value: Any) -> str | None:
+    if value is None or _seconds(value) is None:
+        return None
+    return "it must be None or a number of seconds above 0"
 
 
 def _switch_interval(value: Any) -> str | None:
@@ -415,6 +423,25 @@ TABLE: tuple[Setting, ...] = (
         "connects, so that views that compute do not hold up deliveries. None leaves "
         "Python's own alone, which is 0.005.",
         _switch_interval,
+    ),
+    Setting(
+        "LIVEPUSH_DRAIN_SECONDS",
+        10,
+        "seconds",
+        "How long a process that ends takes at most to let its clients go elsewhere, "
+        "one after the other, and to send what waits. It ends sooner when all are "
+        "gone. 0 closes all at once. See [deploying.md](deploying.md#leaving).",
+        _seconds_or_zero,
+    ),
+    Setting(
+        "LIVEPUSH_MAX_CONNECTION_AGE",
+        3300,
+        "seconds or None",
+        "Before a connection is so old, its client is asked to come back, at its own "
+        "moment in the last tenth of that time. Keep it below the age at which a "
+        "platform cuts connections. None lets them grow old; the stock engine always "
+        "does.",
+        _seconds_or_none,
     ),
 )
 

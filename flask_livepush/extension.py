@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -25,12 +26,14 @@ from werkzeug.routing import BaseConverter
 from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from . import config as configuration
-from . import message_queue
+from . import draining, message_queue
 from .auth import Auth, Identity, current_id, id_of
 from .brokers.base import Broker
 from .door import Door
+from .draining import Drain, Draining
 from .emitter import Emitter
 from .errors import ConfigError, UsageError
+from .health import Health
 from .hub import Hub
 from .message_queue import MessageQueue
 from .metrics import Meters
@@ -48,6 +51,7 @@ from .rooms import Pattern, Room, Rooms, Rule
 from .transports import link as connections
 from .transports import socketio as events
 from .transports.fanout import Fanout
+from .transports.farewell import Farewell
 
 if TYPE_CHECKING:
     from flask_socketio import SocketIO
@@ -76,6 +80,7 @@ class _App:
     pages: Pages
     meters: Meters
     presence: Presence
+    draining: Draining
 
 
 class LivePush:
@@ -170,7 +175,16 @@ class LivePush:
             snapshot_timeout=settings.snapshot_timeout,
             metrics=meters,
         )
-        events.Events(
+        farewell = Farewell(
+            server,
+            fanout,
+            max_age=settings.max_connection_age,
+            now=time.monotonic,
+            dice=random.random,
+        )
+        if farewell.look_every is not None:
+            link.every(farewell.look_every, farewell.ask_the_old)
+        connected = events.Events(
             server,
             node=node,
             fanout=fanout,
@@ -184,6 +198,7 @@ class LivePush:
             ),
             max_pending=settings.max_pending_messages,
             in_order=self._adopted is None,
+            farewell=farewell,
             metrics=meters,
         )
         outgoing = Outgoing(
@@ -210,6 +225,26 @@ class LivePush:
             rule=lambda: self._metrics_rule,
             user=auth.user,
         )
+        leaving = Draining(
+            settings,
+            server.async_mode,
+            clients=farewell,
+            untold=lambda: connected.untold,
+            open_sockets=link.open_sockets,
+            users=presence,
+            sent=lambda: outgoing.is_empty,
+            spawn=server.start_background_task,
+            sleep=server.sleep,
+            now=time.monotonic,
+        )
+        app.wsgi_app = Health(  # type: ignore[method-assign]
+            app.wsgi_app,
+            prefix=settings.url_prefix,
+            connections=events.path(instance),
+            leaving=lambda: leaving.begun,
+            broker=None if queue is None else outgoing.answers,
+            now=time.monotonic,
+        )
         meters.gauge("queue_depth", lambda: outgoing.depth)
         meters.gauge("queue_bytes", lambda: outgoing.waiting_bytes)
         self._apps.append(
@@ -223,6 +258,7 @@ class LivePush:
                 pages=pages,
                 meters=meters,
                 presence=presence,
+                draining=leaving,
             )
         )
         app.extensions["livepush"] = self
@@ -247,12 +283,27 @@ class LivePush:
     ) -> None:
         """Serve the application with the development server of its async mode.
 
+        A SIGTERM drains first, unless the application handles that signal itself.
+
         Args:
             port: 0 takes a free one.
             options: For Flask-SocketIO's ``run``, such as ``debug`` or
                 ``use_reloader``.
         """
-        events.run(self._state_of(app).socketio, app, host, port, **options)
+        instance = self._state_of(app).socketio
+        server = instance.server
+        draining.at_sigterm(server.start_background_task, server.sleep)
+        events.run(instance, app, host, port, **options)
+
+    def drain(self) -> Drain:
+        """Let this process leave politely; it returns at once.
+
+        It is ready no more and refuses new connections, its clients go elsewhere one
+        after the other, what waits is sent. ``.wait()`` returns when that is done,
+        after ``LIVEPUSH_DRAIN_SECONDS`` at the latest; the process must end then.
+        Gunicorn's hooks and :meth:`run` do it by themselves at a SIGTERM.
+        """
+        return draining.begin(state.draining for state in self._apps)
 
     # -- declarations ----------------------------------------------------------------
 

@@ -147,6 +147,11 @@ class Outgoing:
         return len(self._queue)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits, of publications and of what was dropped."""
+        return not (self._queue or self._stale or self._stale_everywhere)
+
+    @property
     def waiting_bytes(self) -> int:
         """How much memory they take, roughly."""
         return self._bytes
@@ -217,6 +222,21 @@ class Outgoing:
             self._trip(error)
             self._begin_sending()
             raise
+
+    def answers(self) -> bool:
+        """Say whether the broker answers; asking takes no longer than a view may wait.
+
+        What it says changes nothing: the breaker is left as it is.
+        """
+        self._mind_forks()
+        if self._open:
+            return False
+        try:
+            self._broker.ping("")
+        except BrokerError as error:
+            log.debug("The message broker does not answer: %s", error)
+            return False
+        return True
 
     def _mind_forks(self) -> None:
         if self._pid != os.getpid():

@@ -56,8 +56,13 @@ class PresenceStore(ABC):
     """
 
     @abstractmethod
-    def beat(self, node: str | None) -> set[str]:
-        """Note a node's sign of life, if one is given; return the nodes that live."""
+    def beat(self, node: str | None, *, lasts: float | None = None) -> set[str]:
+        """Note a node's sign of life, if one is given; return the nodes that live.
+
+        Args:
+            lasts: Seconds after which the node counts as gone, if it is the last sign;
+                None: :data:`SILENT`.
+        """
 
     @abstractmethod
     def change(self, changes: Sequence[Change]) -> list[Moved]:

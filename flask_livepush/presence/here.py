@@ -15,6 +15,14 @@ A user's way, as a timeline:
 A node that gets a step out of turn, or finds another version than its own at a sign of
 life, reads the whole list and tells the difference. A node that dies is found by its
 silence; whoever reads a list that has it in takes its users out.
+
+A process that ends hands its users over, as another timeline:
+
+1. Ada's connection goes, to another node, whose worker enters her there as well.
+2. This node takes her out after ``damping`` seconds, or when it retires: she is on
+   another one, so nobody is told.
+3. It retires with users who have left it and came nowhere else yet. They stay in the
+   lists; its last sign of life counts as long as they may be away, and no longer.
 """
 
 from __future__ import annotations
@@ -36,6 +44,8 @@ T = TypeVar("T")
 
 #: Seconds between two signs of life.
 BEAT = 3.0
+#: Seconds that a move to another node may take, whatever ``damping`` is.
+MOVE = 3.0
 # Rooms that nobody asked about are compared at each so many signs of life.
 _SELDOM = 8
 # Seconds before what failed is tried again.
@@ -107,6 +117,7 @@ class Presence:
         self._gone: dict[tuple[str, str], set[str]] = {}
         self._working = False
         self._closed = False
+        self._retiring = False
         # The worker's own.
         self._alive: set[str] = set()
         self._beats = 0
@@ -200,6 +211,28 @@ class Presence:
             self._stale.add(room)
             self._wake()
 
+    def expect_moves(self) -> None:
+        """Give every user who leaves the time to come to another node."""
+        with self._guarded():
+            self._damping = max(self._damping, MOVE)
+
+    def retire(self) -> None:
+        """Hand over, soon, who is entered here, and end; nobody is connected any more.
+
+        Never waits; :attr:`retired` says when it is done.
+        """
+        with self._guarded():
+            self._retiring = True
+            if self._rooms:
+                self._wake()
+            else:
+                self._closed = True
+
+    @property
+    def retired(self) -> bool:
+        """Whether all is handed over, as far as the store answers."""
+        return self._closed
+
     def close(self) -> None:
         """End the worker; what was entered is left to the silence."""
         with self._guarded():
@@ -253,7 +286,7 @@ class Presence:
                     return
                 due = min([self._next_beat, *self._away.values()])
                 wait = due - self._now()
-                if wait > 0 and not (self._dirty or self._stale):
+                if wait > 0 and not (self._dirty or self._stale or self._retiring):
                     self._changed.wait(wait)
 
     def step(self) -> None:
@@ -276,6 +309,12 @@ class Presence:
                 self._stale.update(stale)
             raise
         self._enter()
+        with self._changed:
+            retires = self._retiring
+        if retires:
+            self._hand_over()
+            with self._changed:
+                self._closed = True
 
     def _tell_own(self) -> None:
         """Tell who came here, all that have gathered at once, whatever the store does.
@@ -373,6 +412,27 @@ class Presence:
                 room.entered.pop(user, None)
             if not room.sids and not room.members and not room.entered:
                 del self._rooms[change.room]
+
+    def _hand_over(self) -> None:
+        """Take out who is on another node too, and give the others their time."""
+        with self._changed:
+            rooms = [name for name, room in self._rooms.items() if room.entered]
+            dues = self._away.values()
+            lasts = max(dues, default=self._now() + self._damping) - self._now()
+        alive = self._store.beat(self.node)
+        remain = False
+        for batch in _batches(rooms):
+            changes = []
+            for name, listing in zip(batch, self._store.read(batch), strict=True):
+                mine = listing.entries.get(self.node, {})
+                elsewhere = self._living(listing, alive)
+                moved = tuple(user for user in mine if user in elsewhere)
+                remain = remain or len(moved) < len(mine)
+                if moved:
+                    changes.append(Change(name, self.node, left=moved))
+            for change, step in zip(changes, self._store.change(changes), strict=True):
+                self._announce(change.room, step)
+        self._store.beat(self.node, lasts=max(0.0, lasts) if remain else 0.0)
 
     def _announce(self, room: str, step: Moved) -> None:
         try:

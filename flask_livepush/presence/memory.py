@@ -39,12 +39,12 @@ class MemoryPresence(PresenceStore):
         self._beats: dict[str, float] = {}
         self._lists: dict[str, _List] = {}
 
-    def beat(self, node: str | None) -> set[str]:
+    def beat(self, node: str | None, *, lasts: float | None = None) -> set[str]:
         now = self._now()
         with self._lock:
             if node is not None:
-                self._beats[node] = now
-            self._beats = {n: at for n, at in self._beats.items() if now - at < SILENT}
+                self._beats[node] = now + (SILENT if lasts is None else lasts)
+            self._beats = {n: end for n, end in self._beats.items() if now < end}
             return set(self._beats)
 
     def change(self, changes: Sequence[Change]) -> list[Moved]:

@@ -39,9 +39,10 @@ class RedisPresence(PresenceStore):
         self._change = Script("presence.lua", head=None)
         self._nodes = Script("nodes.lua", head=None)
 
-    def beat(self, node: str | None) -> set[str]:
+    def beat(self, node: str | None, *, lasts: float | None = None) -> set[str]:
         key = self._names.nodes
-        args = (key, node or "", self._silent_ms)
+        counts = self._silent_ms if lasts is None else math.ceil(lasts * 1000)
+        args = (key, node or "", self._silent_ms, counts)
         found = self._run([Command(key, args, self._nodes, 1)], b"zset")[0]
         return {name.decode() for name in found}
 

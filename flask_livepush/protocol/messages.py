@@ -23,6 +23,7 @@ SUBSCRIBE = "livepush.subscribe"
 UNSUBSCRIBE = "livepush.unsubscribe"
 WHISPER = "livepush.whisper"
 RESET = "livepush.reset"
+RECONNECT = "livepush.reconnect"
 PRESENCE = "livepush.presence"
 
 #: What a whisper's data may have, as JSON text in UTF-8.
@@ -215,6 +216,15 @@ def reset(room: str, within: float) -> str:
         within: Seconds over which the subscribers shall spread their return.
     """
     return _dumps({"room": room, "within": within})
+
+
+def reconnect(within: float) -> str:
+    """Write the data of a ``livepush.reconnect``.
+
+    Args:
+        within: Seconds in which the client shall come back, at a random moment.
+    """
+    return _dumps({"within": within})
 
 
 def _present(users: Users | None) -> str:

@@ -13,7 +13,16 @@ from typing import Any, Protocol
 import engineio
 import socketio
 
-from ..protocol.messages import PRESENCE, RESET, meta, presence, reset, whispered
+from ..protocol.messages import (
+    PRESENCE,
+    RECONNECT,
+    RESET,
+    meta,
+    presence,
+    reconnect,
+    reset,
+    whispered,
+)
 from ..protocol.publication import Publication
 from ..protocol.relayed import Users, Whispered
 
@@ -103,6 +112,10 @@ class Fanout:
 
     def reset_frame(self, room: str) -> Any:
         return self._event(RESET, reset(room, self._reset_within))
+
+    def reconnect_frame(self, within: float) -> Any:
+        """Encode the request to come back at a random moment in so many seconds."""
+        return self._event(RECONNECT, reconnect(round(within, 3)))
 
     def whisper_frame(self, room: str, whisper: Whispered) -> Any:
         where = whispered(room, whisper.user)

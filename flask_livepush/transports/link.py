@@ -34,12 +34,18 @@ class Link:
         spawn_answers: Runs what they answer to calls of the server: a handler, which
             ``spawn`` runs, may be waiting for it.
         evict_by: Says by what function connections that lose publications are told.
+        every: Calls a function each so many seconds while there are connections; stock
+            drivers don't.
+        open_sockets: How many sockets are not ended yet, though their connections may
+            be closed; 0 where nobody knows.
     """
 
     outlet: Outlet
     spawn: Spawn
     spawn_answers: Spawn
     evict_by: Callable[[Evict], None]
+    every: Callable[[float, Callable[[], None]], None]
+    open_sockets: Callable[[], int]
 
 
 def link(
@@ -56,7 +62,14 @@ def link(
     index_rooms(server.manager)
     background = server.start_background_task
     if settings.engine == "stock":
-        return Link(StockOutlet(server), background, background, lambda evict: None)
+        return Link(
+            StockOutlet(server),
+            background,
+            background,
+            evict_by=lambda evict: None,
+            every=lambda seconds, look: None,
+            open_sockets=lambda: 0,
+        )
     engine = Engine.replace(
         server,
         limits=Limits(
@@ -90,8 +103,15 @@ def link(
 
         engine.on_full(full)
 
+    spawn = spawn_answers = background
     if server.async_mode == "threading":
         spawn = Workers(settings.handler_threads, "livepush-handler").run
         spawn_answers = Workers(1, "livepush-answers").run
-        return Link(outlet, spawn, spawn_answers, evict_by)
-    return Link(outlet, background, background, evict_by)
+    return Link(
+        outlet,
+        spawn,
+        spawn_answers,
+        evict_by=evict_by,
+        every=engine.every,
+        open_sockets=lambda: engine.open_sockets,
+    )

@@ -24,6 +24,7 @@ from ..node import Node
 from ..protocol import messages
 from .engine.server import Engine
 from .fanout import NAMESPACE, Fanout, Outlet
+from .farewell import Farewell
 from .mailbox import Mailboxes
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,12 @@ def create(
         **({} if relay is None else {"client_manager": relay}),
     )
     app.wsgi_app = _Bypass(made.sockio_mw)  # type: ignore[method-assign]
+
+
+def path(made: flask_socketio.SocketIO) -> str:
+    """Return the URL path of a server's Engine.IO, as its middleware compares it."""
+    found: str = made.sockio_mw.engineio_path
+    return found
 
 
 class _Bypass:
@@ -188,6 +195,7 @@ class Events:
         in_order: Whether the application's handlers too are called one at a time, in
             the order of a connection's events. Else each has a thread of its own, as
             is python-socketio's default.
+        farewell: Learns of connections too.
         metrics: Counts connections.
     """
 
@@ -203,9 +211,11 @@ class Events:
         may_connect: Callable[[dict[str, Any]], bool] | None,
         max_pending: int,
         in_order: bool,
+        farewell: Farewell,
         metrics: Metrics = OFF,
     ) -> None:
         self._server = server
+        self._farewell = farewell
         self._node = node
         self._fanout = fanout
         self._outlet = outlet
@@ -344,11 +354,13 @@ class Events:
     def on_connect(self, eio_sid: str, environ: dict[str, Any]) -> Any:
         """Take a new connection, which is in no namespace yet."""
         self._known.add(eio_sid)
+        self._farewell.opened(eio_sid)
         return self._on_connect(eio_sid, environ)
 
     def on_disconnect(self, eio_sid: str, *reason: Any) -> None:
         """Take the end of a connection; what it still had waiting is forgotten."""
         self._server._binary_packet.pop(eio_sid, None)
+        self._farewell.closed(eio_sid)
         self._mailboxes.close(eio_sid, partial(self._end, eio_sid, *reason))
 
     def _end(self, eio_sid: str, *reason: Any) -> None:
@@ -450,6 +462,11 @@ class Events:
             eio_sid = self._server.manager.eio_sid_from_sid(sid, NAMESPACE)
             self._outlet.opened(sid, eio_sid)
         return answer
+
+    @property
+    def untold(self) -> int:
+        """How many connections have not been told to the application as gone."""
+        return len(self._known)
 
     def _connections(self, upgraded: bool) -> int:
         connections = list(self._server.eio.sockets.values())

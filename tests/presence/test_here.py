@@ -22,9 +22,9 @@ class Store(MemoryPresence):
     failing = False
     asked = 0
 
-    def beat(self, node: str | None) -> set[str]:
+    def beat(self, node: str | None, *, lasts: float | None = None) -> set[str]:
         self._ask()
-        return super().beat(node)
+        return super().beat(node, lasts=lasts)
 
     def change(self, changes: Sequence[Change]) -> list[Moved]:
         if changes:

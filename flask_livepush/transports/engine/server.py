@@ -77,6 +77,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
     _metrics: Metrics
     _peers: Peers | None
     _full: Callable[[str], None] | None
+    _looks: list[tuple[float, Callable[[], None]]]
 
     @classmethod
     def replace(
@@ -104,6 +105,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
         made._metrics = metrics
         made._peers = peers
         made._full = None
+        made._looks = []
         made._begin()
         _engines.add(made)
         server.eio = made
@@ -158,6 +160,19 @@ class Engine(engineio.Server):  # type: ignore[misc]
         """
         self._full = full
 
+    def every(self, seconds: float, look: Callable[[], None]) -> None:
+        """Call a function each so many seconds, in the loop's thread, while it runs.
+
+        To be said before the first connection; the function must not block.
+        """
+        self._looks.append((seconds, look))
+
+    @property
+    def open_sockets(self) -> int:
+        """How many have not gone yet, those that were closed included."""
+        loop = self._sessions.loop
+        return 0 if loop is None else loop.sockets
+
     def _heard(self, sid: str, data: str | bytes) -> None:
         self.handlers["message"](sid, data)
 
@@ -178,6 +193,8 @@ class Engine(engineio.Server):  # type: ignore[misc]
     def _start(self) -> Loop:
         loop = self._sessions.start(create(self.async_mode, self.sleep))
         self._probes: Timeline[Probe] = loop.timeline(self._limits.upgrade, Probe.end)
+        for seconds, look in self._looks:
+            _repeat(loop, seconds, look)
         if self._switch_interval is not None and self.async_mode == "threading":
             sys.setswitchinterval(self._switch_interval)
         self.start_background_task(loop.run)
@@ -584,6 +601,15 @@ class Engine(engineio.Server):  # type: ignore[misc]
         while left > 0 and (data := stream.read(min(left, _CHUNK))):
             left -= len(data)
         return None
+
+
+def _repeat(loop: Loop, seconds: float, look: Callable[[], None]) -> None:
+    def due(_: None) -> None:
+        line.add(None)
+        look()
+
+    line: Timeline[None] = loop.timeline(seconds, due)
+    line.add(None)
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
