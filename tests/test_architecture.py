@@ -26,6 +26,7 @@ VIOLATIONS = {
         ("tracking", "flask_livepush.capture"),
         ("brokers.memory", "flask_livepush.hub"),
         ("emitter", "flask_livepush.node"),
+        ("gunicorn", "flask_livepush.extension"),
         ("node", "flask_livepush.transports.socketio"),
         ("capture", "flask_livepush.transports"),
         ("transports.engine", "flask_livepush.extension"),
@@ -73,6 +74,10 @@ VIOLATIONS = {
         ("emitter", "flask"),
         ("tracking", "flask"),
     ],
+    "gunicorn": [
+        ("draining", "gunicorn"),
+        ("extension", "gunicorn"),
+    ],
     "prometheus": [
         ("hub", "prometheus_client"),
         ("metrics_page", "prometheus_client"),
@@ -96,6 +101,7 @@ ALLOWED = [
     ("cli", "click, flask, flask_livepush.doctor"),
     ("door", "flask"),
     ("extension", "flask, flask_livepush.transports, flask_livepush.capture"),
+    ("gunicorn", "gunicorn, flask_livepush.draining"),
     ("hub", "flask_livepush.protocol.rooms, flask_livepush.errors"),
     ("protocol.rooms", "dataclasses, datetime, decimal, enum, json, re, uuid"),
     ("live_models", "sqlalchemy"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -141,3 +142,27 @@ def test_refuses_forms_of_other_sites(app: Flask) -> None:
     answer = client.post("/login", data={"name": "ada", "password": "demo"})
     assert answer.status_code == 400
     assert "Reload the page and try again." in answer.text
+
+
+def test_gunicorn_serves_it_and_lets_it_leave(tmp_path: Path) -> None:
+    program = Program(
+        [
+            *(sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0"),
+            *("--config", "example_app/gunicorn.conf.py", "--no-control-socket"),
+            "example_app:create_app()",
+        ],
+        name="example_app (gunicorn)",
+        env={
+            "DATABASE_URL": f"sqlite:///{tmp_path}/chat.sqlite3",
+            "SECRET_KEY": "of this test",
+        },
+    )
+    try:
+        url = program.wait_for(r"http://127\.0\.0\.1:\d+")[0]
+        program.wait_for("Booting worker")
+        with urlopen(f"{url}/livepush/ready", timeout=20) as answer:
+            assert json.load(answer) == {"status": "ready", "broker": "none"}
+    finally:
+        status = program.stop()
+    assert status == 0
+    assert not re.search(r"Traceback|WARNING|ERROR", program.log)

@@ -379,3 +379,25 @@ def test_a_sender_that_cannot_begin_is_tried_again(
     sender.run()
     assert data(broker, "a") == ["x1"]
     assert outgoing.position("a").offset == 1
+
+
+def test_says_whether_the_broker_answers_and_asks_it_only_while_nobody_knows() -> None:
+    clock = Clock()
+    broker = Patchy(clock)
+    work: list[Callable[[], None]] = []
+    outgoing = Outgoing(
+        broker, spawn=work.append, sleep=lambda s: None, now=clock, max_bytes=1000
+    )
+    assert outgoing.answers()
+    broker.away = True
+    assert not outgoing.answers()
+    assert outgoing.is_empty
+    outgoing.publish("a", [Draft("x", "1")])
+    del broker.asked[:]
+    assert not outgoing.answers()
+    assert not outgoing.is_empty
+    assert broker.asked == []
+    broker.away = False
+    work.pop()()
+    assert outgoing.answers()
+    assert outgoing.is_empty

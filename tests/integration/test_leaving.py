@@ -283,6 +283,7 @@ class Traffic:
         """Emit no more."""
         self._stops.set()
         self._thread.join()
+        self._livepush._app().broker.close()
 
 
 def restart_one_after_the_other(
@@ -314,7 +315,7 @@ def restart_one_after_the_other(
             server = servers[number]
             server.send(signal.SIGTERM)
             took = ended(server, seconds + SLACK)
-            assert server.returncode == 0
+            assert server.stop() == 0
             assert took <= seconds + 0.5
             assert problems(server) == []
             servers[number] = begin(port)

@@ -133,6 +133,21 @@ def test_a_silent_node_is_gone(store: PresenceStore, clock: Clock) -> None:
     assert store.beat(None) == {"m"}
 
 
+def test_a_last_sign_counts_for_as_long_as_it_says(
+    store: PresenceStore, clock: Clock
+) -> None:
+    assert store.beat("n", lasts=0) == set()
+    assert store.beat("n") == {"n"}
+    assert store.beat("n", lasts=SILENT / 2) == {"n"}
+    assert store.beat("m", lasts=3 * SILENT) == {"n", "m"}
+    clock.now += SILENT
+
+    def alive() -> bool:
+        return store.beat(None) == {"m"}
+
+    until(alive)
+
+
 def test_changes_at_once_lose_nothing(store: PresenceStore) -> None:
     def come_and_go(node: str) -> None:
         for number in range(20):

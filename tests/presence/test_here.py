@@ -302,3 +302,73 @@ def test_a_connection_may_come_back_as_somebody_else() -> None:
     it.nodes[0].join("s", "a", "ben")
     it.settle()
     assert it.shown() == ["ben"]
+
+
+def test_who_moves_from_a_process_that_ends_has_not_left() -> None:
+    it = Nodes(3, damping=0)
+    goes, stays, watches = it.nodes
+    for user in ("ada", "ben", "cy"):
+        goes.join(user, "a", user)
+        goes.join(user, "b", user)
+    watches.join("w", "a", None)
+    watches.join("w", "b", None)
+    it.settle()
+    assert it.shown(2) == ["ada", "ben", "cy"]
+    del it.told[2][:]
+    goes.expect_moves()
+    for user in ("ada", "ben", "cy"):
+        goes.drop(user)
+    it.settle()
+    stays.join("s", "a", "ada")  # at once
+    stays.join("s", "b", "ada")
+    it.settle()
+    goes.retire()
+    it.settle()
+    assert goes.retired
+    it.alive.remove(goes)
+    it.after(1)
+    stays.join("t", "a", "ben")  # when the process has gone
+    stays.join("t", "b", "ben")
+    it.settle()
+    assert it.told[2] == []
+    it.after(2 * BEAT)
+    # cy really left, and is gone long before the silence of a dead process tells.
+    assert sorted(it.told[2]) == [("a", [], ["cy"]), ("b", [], ["cy"])]
+    assert it.shown(1) == it.shown(2) == ["ada", "ben"]
+
+
+def test_a_process_retires_at_once_when_nobody_is_in_its_rooms() -> None:
+    it = Nodes(1)
+    it.nodes[0].retire()
+    assert it.nodes[0].retired
+    assert it.store.asked == 0
+
+
+def test_a_process_leaves_nothing_behind_when_all_have_moved() -> None:
+    it = Nodes(2)
+    goes, stays = it.nodes
+    goes.join("s", "a", "ada")
+    it.settle()
+    stays.join("t", "a", "ada")
+    it.settle()
+    goes.drop("s")
+    goes.retire()
+    it.settle()
+    assert goes.retired
+    assert set(it.store.read(["a"])[0].entries) == {stays.node}
+    assert it.store.beat(None) == {stays.node}
+    goes.drop("s")  # what comes late is no error
+
+
+def test_a_process_goes_on_retiring_while_the_store_fails() -> None:
+    it = Nodes(1)
+    it.nodes[0].join("s", "a", "ada")
+    it.settle()
+    it.nodes[0].retire()
+    it.store.failing = True
+    with pytest.raises(BrokerUnavailable):
+        it.nodes[0].step()
+    assert not it.nodes[0].retired
+    it.store.failing = False
+    it.settle()
+    assert it.nodes[0].retired
