@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import threading
@@ -105,6 +106,32 @@ def test_a_worker_without_clients_ends_at_once(worker: str) -> None:
         # 2 s are gunicorn's, for who has just asked for something.
         assert ended(server, 20) < 10
     assert problems(server) == []
+
+
+def test_a_worker_that_still_answers_listens_no_more() -> None:
+    with gunicorn("gthread", settings=SETTINGS) as server:
+        with Place(server).connect() as slow:
+            slow.send_request("", path="/slow")
+            server.send(signal.SIGTERM)
+            until(lambda: not answers(server), 0.9)
+            assert slow.answer().text == "done"
+        ended(server, SLACK)
+    assert problems(server) == []
+
+
+def test_who_has_connected_before_the_signal_is_served() -> None:
+    """Bug: what lay in the backlog was reset when the worker closed its socket."""
+    with gunicorn("gthread", settings=SETTINGS) as server, ExitStack() as stack:
+        worker = Place(server).request("", path="/pid").json["pid"]
+        os.kill(worker, signal.SIGSTOP)
+        waiting = [stack.enter_context(Place(server).connect()) for _ in range(5)]
+        for raw in waiting:
+            raw.send_request("", path="/pid")
+        os.kill(worker, signal.SIGTERM)
+        os.kill(worker, signal.SIGCONT)
+        # By this worker: where it was the last one, they would have been reset.
+        for raw in waiting:
+            assert raw.answer().json["pid"] == worker
 
 
 @pytest.mark.parametrize("engine", ["loop", "stock"])

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -74,6 +75,15 @@ def present(room_id: int) -> Any:
 def pid() -> Any:
     """Return the process's id, and how many threads it has."""
     return jsonify(pid=os.getpid(), threads=threading.active_count())
+
+
+@app.get("/slow")
+def slow() -> str:
+    """Answer a while after the process was told to leave."""
+    while not livepush._app().draining.begun:
+        time.sleep(0.01)
+    time.sleep(1)
+    return "done"
 
 
 def wrapped(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
