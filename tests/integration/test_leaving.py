@@ -247,11 +247,6 @@ def test_a_connection_is_asked_alone_before_it_is_too_old() -> None:
     [
         (["--threads", "1", "sync"], {}, "worker_class is 'sync'; .* Use worker_class"),
         (
-            ["--workers", "2", "gthread"],
-            {},
-            "workers is 2 and LIVEPUSH_MESSAGE_QUEUE is not set",
-        ),
-        (
             ["--preload", "gevent"],
             {},
             "preload_app loads the application before gevent has patched",
@@ -372,6 +367,22 @@ def test_a_rolling_restart_with_1000_clients_is_not_noticed(
     queue: dict[str, Any],
 ) -> None:
     restart_one_after_the_other(queue, clients=1000, seconds=10, pause=0.1)
+
+
+def test_who_polls_leaves_through_another_process(queue: dict[str, Any]) -> None:
+    settings = {**queue, "LIVEPUSH_DRAIN_SECONDS": 30}
+    with ExitStack() as stack:
+        stays = stack.enter_context(gunicorn("gthread", settings=settings))
+        goes = stack.enter_context(gunicorn("gthread", settings=settings))
+        query = enter_polling(goes)
+        with Place(goes).connect() as poll:
+            poll.send_request(query)
+            goes.send(signal.SIGTERM)
+            asked(poll.answer().text)
+        # It listens no more: whatever stands in front asks the other one.
+        assert Place(stays).request(query, "POST", body="1").text == "ok"
+        assert ended(goes, 30) < 10
+        assert problems(goes) == problems(stays) == []
 
 
 def test_who_moves_stays_in_the_room_and_who_leaves_is_soon_gone(
