@@ -359,7 +359,7 @@ def restart_one_after_the_other(
 
 
 def test_a_rolling_restart_is_not_noticed(queue: dict[str, Any]) -> None:
-    restart_one_after_the_other(queue, clients=120, seconds=6, pause=0.05)
+    restart_one_after_the_other(queue, clients=120, seconds=5, pause=0.05)
 
 
 @pytest.mark.soak

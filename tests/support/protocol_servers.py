@@ -22,6 +22,7 @@ SERVERS: dict[str, Mode] = {
     "werkzeug": "threading",
     "gunicorn-gthread": "threading",
     "gunicorn-gevent": "gevent",
+    "gunicorn-flask_livepush.gunicorn.EventletWorker": "eventlet",
     "gevent-pywsgi": "gevent",
     "eventlet-wsgi": "eventlet",
 }
