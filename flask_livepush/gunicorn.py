@@ -23,7 +23,6 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -274,6 +273,12 @@ class EventletWorker(AsyncWorker):  # type: ignore[misc]
         for acceptor in acceptors:
             acceptor.kill()
         for listener in listeners:
+            listener.setblocking(False)
+            with suppress(OSError):  # nobody else has connected
+                while True:
+                    client, addr = listener.accept()
+                    client = GreenSocket(client)
+                    pool.spawn_n(self.handle, _Address(listener), client, addr)
             listener.close()
         end = time.monotonic() + self.cfg.graceful_timeout
         while pool.running() and time.monotonic() < end:
@@ -283,6 +288,7 @@ class EventletWorker(AsyncWorker):  # type: ignore[misc]
     def _accept(self, listener: Any, pool: Any) -> None:
         import eventlet
 
+        address = _Address(listener)
         while True:
             try:
                 client, addr = listener.accept()
@@ -290,4 +296,14 @@ class EventletWorker(AsyncWorker):  # type: ignore[misc]
                 self.log.debug("A connection was not accepted: %s", error)
                 eventlet.sleep(0.1)
                 continue
-            pool.spawn_n(partial(self.handle, listener), client, addr)
+            pool.spawn_n(self.handle, address, client, addr)
+
+
+class _Address:
+    """Where a socket listened: who is served asks it, also when it is closed."""
+
+    def __init__(self, listener: Any) -> None:
+        self._name = listener.getsockname()
+
+    def getsockname(self) -> Any:
+        return self._name

@@ -119,19 +119,20 @@ def test_a_worker_that_still_answers_listens_no_more() -> None:
     assert problems(server) == []
 
 
-def test_who_has_connected_before_the_signal_is_served() -> None:
+@pytest.mark.parametrize("worker", WORKERS)
+def test_who_has_connected_before_the_signal_is_served(worker: str) -> None:
     """Bug: what lay in the backlog was reset when the worker closed its socket."""
-    with gunicorn("gthread", settings=SETTINGS) as server, ExitStack() as stack:
-        worker = Place(server).request("", path="/pid").json["pid"]
-        os.kill(worker, signal.SIGSTOP)
+    with gunicorn(worker, settings=SETTINGS) as server, ExitStack() as stack:
+        pid = Place(server).request("", path="/pid").json["pid"]
+        os.kill(pid, signal.SIGSTOP)
         waiting = [stack.enter_context(Place(server).connect()) for _ in range(5)]
         for raw in waiting:
             raw.send_request("", path="/pid")
-        os.kill(worker, signal.SIGTERM)
-        os.kill(worker, signal.SIGCONT)
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGCONT)
         # By this worker: where it was the last one, they would have been reset.
         for raw in waiting:
-            assert raw.answer().json["pid"] == worker
+            assert raw.answer().json["pid"] == pid
 
 
 @pytest.mark.parametrize("engine", ["loop", "stock"])
