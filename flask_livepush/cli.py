@@ -123,9 +123,8 @@ def serve(info: ScriptInfo, host: str, port: int, mode: str | None) -> None:
     with app.app_context():
         running = extension.socketio.async_mode
     click.echo(f"Serving {app.name} on http://{shown}:{port} ({running})")
-    # Quietly, where gevent would print a traceback for Ctrl-C.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(0))
+    # Quietly, where gevent would print a traceback for Ctrl-C. A SIGTERM drains first.
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
     extension.run(app, host=host, port=port, use_reloader=False)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -243,10 +244,13 @@ def at_sigterm(
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return
     came: list[int] = []
+    drains: list[Drain] = []
 
     def handle(number: int, frame: object) -> None:
         # It may have interrupted anything, so it takes no lock and starts nothing.
         came.append(number)
+        if drains and drains[0].done:
+            sys.exit(0)
         if len(came) > 1:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -254,7 +258,8 @@ def at_sigterm(
     def watch() -> None:
         while not came:
             sleep(_LOOK)
-        begin().wait()
+        drains.append(begin())
+        drains[0].wait()
         os.kill(os.getpid(), signal.SIGTERM)
 
     try:
