@@ -40,7 +40,7 @@ from .doctor.client import Client
 from .doctor.findings import Finding, concealed
 from .doctor.place import place
 from .errors import ConfigError, LivePushError
-from .transports.socketio import choose_async_mode
+from .transports.instance import choose_async_mode
 
 if TYPE_CHECKING:
     from .extension import LivePush

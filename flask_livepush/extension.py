@@ -48,6 +48,7 @@ from .protocol.batch import Batch
 from .protocol.publication import Draft, Position, invalidated
 from .push_changes import PushChanges
 from .rooms import Pattern, Room, Rooms, Rule
+from .transports import instance as instances
 from .transports import link as connections
 from .transports import socketio as events
 from .transports.fanout import Fanout
@@ -240,7 +241,7 @@ class LivePush:
         app.wsgi_app = Health(  # type: ignore[method-assign]
             app.wsgi_app,
             prefix=settings.url_prefix,
-            connections=events.path(instance),
+            connections=instances.path(instance),
             leaving=lambda: leaving.begun,
             broker=None if queue is None else outgoing.answers,
             now=time.monotonic,
@@ -275,7 +276,7 @@ class LivePush:
         if len(self._apps) > 1:
             return self._app().socketio
         if self._own is None:
-            self._own = events.instance()
+            self._own = instances.instance()
         return self._own
 
     def run(
@@ -293,7 +294,7 @@ class LivePush:
         instance = self._state_of(app).socketio
         server = instance.server
         draining.at_sigterm(server.start_background_task, server.sleep)
-        events.run(instance, app, host, port, **options)
+        instances.run(instance, app, host, port, **options)
 
     def drain(self) -> Drain:
         """Let this process leave politely; it returns at once.
@@ -649,10 +650,10 @@ class LivePush:
                     "LivePush(socketio=…) has adopted the SocketIO of one application "
                     "already; make a LivePush for each."
                 )
-            events.check_adopted(self._adopted, settings.async_mode)
+            instances.check_adopted(self._adopted, settings.async_mode)
             return self._adopted
-        instance = self.socketio if not self._apps else events.instance(self._own)
-        events.create(
+        instance = self.socketio if not self._apps else instances.instance(self._own)
+        instances.create(
             app,
             instance,
             async_mode=settings.async_mode,

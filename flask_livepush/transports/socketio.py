@@ -8,21 +8,17 @@ handlers are.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import engineio
-import flask_socketio
 import socketio
-from flask import Flask
 
-from ..errors import BadMessage, ClientError, ConfigError
+from ..errors import BadMessage, ClientError
 from ..metrics import OFF, Metrics
 from ..node import Node
 from ..protocol import messages
-from .engine.server import Engine
 from .fanout import NAMESPACE, Fanout, Outlet
 from .farewell import Farewell
 from .mailbox import Mailboxes
@@ -39,144 +35,6 @@ _RESERVED = ("connect", "disconnect")
 _MAX_DEPTH = 100
 # Bytes that an empty attachment costs.
 _ATTACHMENT = 64
-
-
-def instance(like: flask_socketio.SocketIO | None = None) -> flask_socketio.SocketIO:
-    """Return a SocketIO that is not set up yet.
-
-    Args:
-        like: Another whose handlers, declared before it was set up, hold here too.
-    """
-    made = flask_socketio.SocketIO()
-    if like is not None:
-        made.handlers = list(like.handlers)
-        made.namespace_handlers = list(like.namespace_handlers)
-    return made
-
-
-def create(
-    app: Flask,
-    made: flask_socketio.SocketIO,
-    *,
-    async_mode: str | None,
-    cors_origins: Any,
-    ping_interval: float,
-    ping_timeout: float,
-    max_message_bytes: int,
-    relay: socketio.PubSubManager | None,
-) -> None:
-    """Set up a Socket.IO server of our own for an application.
-
-    Args:
-        relay: Carries the application's own emits to other processes, if there are any.
-
-    Raises:
-        ConfigError: The async mode does not fit how the process is patched.
-    """
-    made.init_app(
-        app,
-        async_mode=choose_async_mode(async_mode),
-        cors_allowed_origins=cors_origins,
-        ping_interval=ping_interval,
-        ping_timeout=ping_timeout,
-        max_http_buffer_size=max_message_bytes,
-        **({} if relay is None else {"client_manager": relay}),
-    )
-    app.wsgi_app = _Bypass(made.sockio_mw)  # type: ignore[method-assign]
-
-
-def path(made: flask_socketio.SocketIO) -> str:
-    """Return the URL path of a server's Engine.IO, as its middleware compares it."""
-    found: str = made.sockio_mw.engineio_path
-    return found
-
-
-class _Bypass:
-    """Spares requests what Flask-SocketIO's middleware does to each.
-
-    It copies the environment of those that are no Socket.IO's, and engineio's, below
-    it, declares a class for each of those that are.
-
-    Args:
-        middleware: Flask-SocketIO's.
-    """
-
-    def __init__(self, middleware: Any) -> None:
-        self._middleware = middleware
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        middleware = self._middleware
-        if not environ.get("PATH_INFO", "").startswith(middleware.engineio_path):
-            return middleware.wsgi_app(environ, start_response)
-        engine = middleware.engineio_app.eio
-        if isinstance(engine, Engine):
-            environ = {**environ, "flask.app": middleware.flask_app}
-            return engine.handle_request(environ, start_response)
-        return middleware(environ, start_response)
-
-
-def choose_async_mode(configured: str | None) -> str:
-    """Return the mode that is configured, else what is patched, else threading.
-
-    Raises:
-        ConfigError: It is configured to one the process is not patched for.
-    """
-    patched = _patched()
-    if configured is None:
-        return patched or "threading"
-    if configured != "threading" and configured != patched:
-        call = {
-            "eventlet": "import eventlet; eventlet.monkey_patch()",
-            "gevent": "from gevent import monkey; monkey.patch_all()",
-        }[configured]
-        raise ConfigError(
-            f"LIVEPUSH_ASYNC_MODE is {configured!r}, but the process is not "
-            f"monkey-patched by it; begin the program with: {call}"
-        )
-    if configured == "threading" and patched is not None:
-        raise ConfigError(
-            f"LIVEPUSH_ASYNC_MODE is 'threading', but the process is monkey-patched by "
-            f"{patched}; leave the setting out or set it to {patched!r}."
-        )
-    return configured
-
-
-def _patched() -> str | None:
-    eventlet = sys.modules.get("eventlet.patcher")
-    if eventlet is not None and eventlet.is_monkey_patched("thread"):
-        return "eventlet"
-    gevent = sys.modules.get("gevent.monkey")
-    if gevent is not None and gevent.is_module_patched("threading"):
-        return "gevent"
-    return None
-
-
-def check_adopted(instance: Any, async_mode: str | None) -> None:
-    """Check that an application's own SocketIO can be adopted.
-
-    Raises:
-        ConfigError: It is none, is not set up yet, or runs in another mode.
-    """
-    if not isinstance(instance, flask_socketio.SocketIO):
-        raise ConfigError(
-            f"LivePush(socketio={instance!r}): it must be a flask_socketio.SocketIO."
-        )
-    if instance.server is None:
-        raise ConfigError(
-            "LivePush(socketio=…): the SocketIO is not set up yet; call "
-            "socketio.init_app(app) before livepush.init_app(app)."
-        )
-    namespaces = instance.server.namespaces
-    if namespaces != "*" and NAMESPACE not in namespaces:
-        raise ConfigError(
-            f"LivePush(socketio=…): its namespaces are {namespaces!r}; add '/', which "
-            "flask_livepush uses."
-        )
-    if async_mode not in (None, instance.async_mode):
-        raise ConfigError(
-            f"LIVEPUSH_ASYNC_MODE is {async_mode!r}, but the SocketIO given runs in "
-            f"{instance.async_mode!r}; set it there and leave LIVEPUSH_ASYNC_MODE out."
-        )
 
 
 class Events:
@@ -548,13 +406,3 @@ def _check_depth(data: Any) -> None:
 def _refused(code: int, message: str, temporary: bool) -> Exception:
     data = {"code": code, "message": message, "temporary": temporary}
     return socketio.exceptions.ConnectionRefusedError(message, data)  # type: ignore[no-any-return]
-
-
-def run(
-    instance: flask_socketio.SocketIO, app: Flask, host: str, port: int, **options: Any
-) -> None:
-    """Serve an application with the development server of its async mode."""
-    if instance.async_mode == "threading":
-        # Flask-SocketIO refuses Werkzeug's server where there is no terminal.
-        options.setdefault("allow_unsafe_werkzeug", True)
-    instance.run(app, host=host, port=port, **options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,6 @@ import socketio
 from flask_socketio import SocketIO
 
 from flask_livepush import ConfigError, LivePush
-from flask_livepush.transports import socketio as events
 from tests.support.brokers import DEADLINE, spawn
 from tests.support.connections import Connection, Site
 from tests.transports.test_fanout import Bytes
@@ -101,24 +99,6 @@ def test_handlers_of_packets_are_looked_up_on_the_instance() -> None:
     assert [name for name, *_ in asked] == ["connect", "event", "disconnect", "connect"]
     assert asked[1][1] == "e"
     assert asked[1][-1] == ["a", 1]
-
-
-# -- the async mode ----------------------------------------------------------------
-
-
-def test_chooses_threading_when_nothing_is_patched() -> None:
-    import eventlet.patcher
-    import gevent.monkey
-
-    assert {"eventlet", "gevent"} <= set(sys.modules)  # installed, imported
-    assert not gevent.monkey.is_module_patched("threading")
-    assert not eventlet.patcher.is_monkey_patched("thread")
-    assert events.choose_async_mode(None) == "threading"
-    assert events.choose_async_mode("threading") == "threading"
-    for mode in ("eventlet", "gevent"):
-        with pytest.raises(ConfigError, match="monkey"):
-            events.choose_async_mode(mode)
-    assert Site().livepush.socketio.async_mode == "threading"
 
 
 # -- connecting --------------------------------------------------------------------
