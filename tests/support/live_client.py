@@ -22,14 +22,19 @@ class LiveClient:
 
     Args:
         url: The server.
-        transport: ``websocket`` or ``polling``.
+        transports: ``websocket``, ``polling``, or both in the order of their use.
+        http: Cookies, certificates and headers; without, it is user 1.
     """
 
-    def __init__(self, url: str, transport: str = "websocket") -> None:
+    def __init__(
+        self, url: str, *transports: str, http: requests.Session | None = None
+    ) -> None:
         self.frames: list[tuple[str, Any, Any]] = []
         self.url = url
         self._changed = threading.Condition()
-        self.client = socketio.Client(reconnection=False, handle_sigint=False)
+        self.client = socketio.Client(
+            reconnection=False, handle_sigint=False, http_session=http
+        )
         # It would start a thread a message, which may run in any order.
         trigger = self.client.eio._trigger_event
 
@@ -39,7 +44,10 @@ class LiveClient:
         self.client.eio._trigger_event = inline
         self.client.on("*", self._event)
         self.client.connect(
-            url, transports=[transport], headers={"X-User": "1"}, wait_timeout=DEADLINE
+            url,
+            transports=list(transports or ["websocket"]),
+            headers={} if http else {"X-User": "1"},
+            wait_timeout=DEADLINE,
         )
 
     def _event(self, name: str, data: Any = None, meta: Any = None) -> None:
@@ -94,7 +102,7 @@ class LiveClient:
         else:
             # Its own way to end may leave the server to find out by a timeout.
             address = f"{self.url}/socket.io/?EIO=4&transport=polling&sid={eio.sid}"
-            requests.post(address, data="1", timeout=DEADLINE)
+            (eio.http or requests).post(address, data="1", timeout=DEADLINE)
         if task is not None:
             task.join(DEADLINE)
         if eio.ws is not None:

@@ -31,13 +31,17 @@ class Postgres:
 
     Args:
         program: Its process, for tests that stop or signal it.
-        port: Where it listens on 127.0.0.1.
+        port: Where it listens on 127.0.0.1, and part of its Unix socket's name.
         password: That of the superuser ``postgres``.
+        home: The directory of its Unix socket, by which nobody needs a password.
     """
 
-    def __init__(self, *, program: Program, port: int, password: str) -> None:
+    def __init__(
+        self, *, program: Program, port: int, password: str, home: Path
+    ) -> None:
         self.program = program
         self.port = port
+        self.home = home
         self._password = password
         self._numbers = count(1)
 
@@ -83,7 +87,7 @@ def postgres() -> Iterator[Postgres]:
         _create_cluster(initdb, home, password)
         program, port = _start(server, home)
         try:
-            yield Postgres(program=program, port=port, password=password)
+            yield Postgres(program=program, port=port, password=password, home=home)
         finally:
             # Its "fast" shutdown; that of SIGTERM would wait for clients to leave.
             program.stop(ask=signal.SIGINT)
