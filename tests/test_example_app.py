@@ -13,9 +13,12 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from flask import Flask
+from flask import Flask, request
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from example_app import create_app
+from flask_livepush.errors import ConfigError
+from tests.support.redis import redis_server
 from tests.support.servers import MODES, ROOT, Mode, Program
 
 
@@ -109,6 +112,76 @@ def test_refuses_the_secret_of_the_laptop_elsewhere(
     monkeypatch.setenv("SECRET_KEY", create_app(local=True).config["SECRET_KEY"])
     with pytest.raises(RuntimeError, match="SECRET_KEY is not set"):
         create_app()
+
+
+@pytest.mark.parametrize(
+    ("variable", "host"),
+    [("GAE_INSTANCE", "App Engine"), ("K_SERVICE", "Cloud Run"), ("DYNO", "Heroku")],
+)
+def test_refuses_to_be_several_chats_where_instances_share_nothing(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, variable: str, host: str
+) -> None:
+    monkeypatch.setenv(variable, "one of several")
+    with pytest.raises(RuntimeError, match=f"SQLite.*{host} runs several instances"):
+        create_app()
+    assert create_app(local=True)  # an editor in the cloud, say
+    monkeypatch.setenv("DATABASE_URL", "postgresql://chat@10.0.0.5/chat")
+    with pytest.raises(RuntimeError, match=f"QUEUE is not set, and {host} runs "):
+        create_app()
+
+
+def test_several_processes_of_one_machine_may_share_sqlite(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with redis_server() as redis:
+        monkeypatch.setenv("LIVEPUSH_MESSAGE_QUEUE", redis.url)
+        assert create_app().config["LIVEPUSH_MESSAGE_QUEUE"] == redis.url
+
+
+def test_takes_its_settings_from_the_environment(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIVEPUSH_HISTORY_SIZE", "7")
+    monkeypatch.setenv("LIVEPUSH_PREFIX", "chat")
+    # As Heroku writes it; requirements.txt installs psycopg.
+    monkeypatch.setenv("DATABASE_URL", "postgres://chat:secret@10.0.0.5/chat")
+    config = create_app().config
+    assert config["LIVEPUSH_HISTORY_SIZE"] == 7
+    assert config["LIVEPUSH_PREFIX"] == "chat"
+    url = config["SQLALCHEMY_DATABASE_URI"]
+    assert url == "postgresql+psycopg://chat:secret@10.0.0.5/chat"
+    monkeypatch.setenv("LIVEPUSH_HISTORY_SISE", "7")
+    with pytest.raises(ConfigError, match="LIVEPUSH_HISTORY_SIZE"):
+        create_app()
+
+
+@pytest.mark.parametrize(
+    ("proxies", "seen"),
+    [
+        (None, "http 127.0.0.1 chat.example"),
+        ("1", "https 10.0.0.9 chat.example"),
+        ("2", "https 6.6.6.6 chat.example"),
+    ],
+)
+def test_believes_as_many_proxies_as_there_are(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, proxies: str | None, seen: str
+) -> None:
+    if proxies:
+        monkeypatch.setenv("PROXIES", proxies)
+    app = create_app()
+    app.add_url_rule(
+        "/seen",
+        view_func=lambda: f"{request.scheme} {request.remote_addr} {request.host}",
+    )
+    headers = {
+        "Host": "chat.example",
+        "X-Forwarded-For": "6.6.6.6, 10.0.0.9",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "evil.example",
+    }
+    assert app.test_client().get("/seen", headers=headers).text == seen
+    # Around livepush too, so that rooms' rules see the same.
+    assert isinstance(app.wsgi_app, ProxyFix) is bool(proxies)
 
 
 def test_makes_a_password_where_others_can_reach_it(app: Flask) -> None:

@@ -15,9 +15,10 @@ import pytest
 
 from flask_livepush.config import TABLE
 from tests.support.chat_site import (
-    LOUNGE,
+    Follower,
     Front,
     PollingWire,
+    UpgradedWire,
     Visitor,
     WebSocketWire,
     Wire,
@@ -39,8 +40,6 @@ PROGRAM = "/srv/chat/.venv/bin/gunicorn"
 PORTS = (8001, 8002)
 PING_INTERVAL = 0.5
 LIMIT = re.compile(r"\b75s")
-
-WEBSOCKET, POLLING, UPGRADE = ("websocket",), ("polling",), ("polling", "websocket")
 
 
 def unit() -> configparser.ConfigParser:
@@ -125,15 +124,15 @@ def ada(front: Front) -> Iterator[Visitor]:
 every_front = pytest.mark.parametrize("front", FRONTS, indirect=True)
 # Long-polling needs a front with affinity.
 every_way = pytest.mark.parametrize(
-    ("front", "transports"),
+    ("front", "wire"),
     [
-        ("nginx", WEBSOCKET),
-        ("nginx", POLLING),
-        ("nginx", UPGRADE),
-        ("haproxy", WEBSOCKET),
-        ("haproxy", POLLING),
-        ("haproxy", UPGRADE),
-        ("round robin", WEBSOCKET),
+        ("nginx", WebSocketWire),
+        ("nginx", PollingWire),
+        ("nginx", UpgradedWire),
+        ("haproxy", WebSocketWire),
+        ("haproxy", PollingWire),
+        ("haproxy", UpgradedWire),
+        ("round robin", WebSocketWire),
     ],
     indirect=["front"],
 )
@@ -141,31 +140,23 @@ every_way = pytest.mark.parametrize(
 
 @every_way
 def test_connections_of_each_kind_are_live(
-    ada: Visitor, transports: tuple[str, ...]
+    ada: Visitor, wire: Callable[[Visitor], Wire]
 ) -> None:
     with ExitStack() as stack:
+        followers = []
         # Several users, so that both processes have some.
-        visitors = [
-            stack.enter_context(Visitor(ada.front, name))
-            for name in ("ada", "bob", "grace")
-        ]
-        clients = [
-            stack.enter_context(visitor.connected(*transports)) for visitor in visitors
-        ]
-        for client in clients:
-            assert client.client.transport() == transports[-1]
-            assert client.subscribe(LOUNGE)["ok"]
+        for name in ("ada", "bob", "grace"):
+            visitor = stack.enter_context(Visitor(ada.front, name))
+            followers.append(Follower(visitor, wire))
+            stack.callback(followers[-1].stop)
+        wait_until(lambda: all(f.frames for f in followers), "not all have joined")
         for number in range(3):
-            assert ada.post(f"{transports} {number}") == 200
-        for client in clients:
-            client.wait(lambda client=client: len(created(client)) == 3)
-            assert created(client) == [f"{transports} {n}" for n in range(3)]
-
-
-def created(client: Any) -> list[str]:
-    return [
-        data["body"] for name, data, _ in client.frames if name == "message.created"
-    ]
+            assert ada.post(f"number {number}") == 200
+        for follower in followers:
+            wait_until(lambda f=follower: len(f.frames) == 4, "not all is told")
+            told = [data["body"] for _, data, _ in follower.frames[1:]]
+            assert told == [f"number {number}" for number in range(3)]
+            assert follower.ends == []
 
 
 @every_front
@@ -256,8 +247,8 @@ def test_a_process_that_is_gone_is_not_noticed(
         # As many as would have met both.
         for _ in range(6):
             visitor = stack.enter_context(Visitor(front, "ada"))
-            with visitor.connected("websocket") as client:
-                assert client.subscribe(LOUNGE)["ok"]
+            with closing(WebSocketWire(visitor)) as wire:
+                assert wire.read()[0] == "0"
 
 
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:

@@ -22,19 +22,14 @@ class LiveClient:
 
     Args:
         url: The server.
-        transports: ``websocket``, ``polling``, or both in the order of their use.
-        http: Cookies, certificates and headers; without, it is user 1.
+        transport: ``websocket`` or ``polling``.
     """
 
-    def __init__(
-        self, url: str, *transports: str, http: requests.Session | None = None
-    ) -> None:
+    def __init__(self, url: str, transport: str = "websocket") -> None:
         self.frames: list[tuple[str, Any, Any]] = []
         self.url = url
         self._changed = threading.Condition()
-        self.client = socketio.Client(
-            reconnection=False, handle_sigint=False, http_session=http
-        )
+        self.client = socketio.Client(reconnection=False, handle_sigint=False)
         # It would start a thread a message, which may run in any order.
         trigger = self.client.eio._trigger_event
 
@@ -44,10 +39,7 @@ class LiveClient:
         self.client.eio._trigger_event = inline
         self.client.on("*", self._event)
         self.client.connect(
-            url,
-            transports=list(transports or ["websocket"]),
-            headers={} if http else {"X-User": "1"},
-            wait_timeout=DEADLINE,
+            url, transports=[transport], headers={"X-User": "1"}, wait_timeout=DEADLINE
         )
 
     def _event(self, name: str, data: Any = None, meta: Any = None) -> None:
@@ -102,7 +94,7 @@ class LiveClient:
         else:
             # Its own way to end may leave the server to find out by a timeout.
             address = f"{self.url}/socket.io/?EIO=4&transport=polling&sid={eio.sid}"
-            (eio.http or requests).post(address, data="1", timeout=DEADLINE)
+            requests.post(address, data="1", timeout=DEADLINE)
         if task is not None:
             task.join(DEADLINE)
         if eio.ws is not None:
