@@ -25,6 +25,7 @@ from tests.support.chat_site import (
     ENTRYPOINT,
     Follower,
     Front,
+    PollingWire,
     Visitor,
     WebSocketWire,
     fill,
@@ -43,9 +44,6 @@ COMMANDS = {
     "threading": ENTRYPOINT,
     "eventlet": "python -m example_app --mode eventlet --host 0.0.0.0 --port $PORT",
 }
-# What a client may have that polls as well, once a request finds its session from any
-# instance: PollingWire. Until then it lives as long as its affinity.
-WIRES = (WebSocketWire,)
 
 FRONT = """
 split_clients $request_id $lost { 33% 1; * ""; }
@@ -188,9 +186,9 @@ def test_nothing_is_lost_or_doubled_while_instances_come_and_go(
         ada, bob = (stack.enter_context(Visitor(front, n)) for n in ("ada", "bob"))
         if app_engine.logs_requests:
             check_headers(app_engine, front, ada)
-        followers = [
-            Follower(visitor, wire) for visitor in (ada, bob) * 2 for wire in WIRES
-        ]
+        sockets = [Follower(visitor, WebSocketWire) for visitor in (ada, bob)]
+        polling = [Follower(visitor, PollingWire) for visitor in (ada, bob)]
+        followers = [*sockets, *polling]
         for follower in followers:
             stack.callback(follower.stop)
         page = open_lounge(new_user, front, bob)
@@ -215,7 +213,7 @@ def test_nothing_is_lost_or_doubled_while_instances_come_and_go(
         # All connections have reached their age.
         os.kill(front.program.pid, signal.SIGHUP)
         write(10)
-        wait_until(lambda: all(f.ends for f in followers), "the age was not noticed")
+        wait_until(lambda: all(f.ends for f in sockets), "the age was not noticed")
         check("after their age")
         before = [len(f.ends) for f in followers]
         for number in (0, 1):

@@ -25,6 +25,7 @@ from tests.support.chat_site import (
     fill,
     haproxy,
     nginx,
+    polling_or_better,
     start_instance,
     wait_until,
 )
@@ -122,7 +123,6 @@ def ada(front: Front) -> Iterator[Visitor]:
 
 
 every_front = pytest.mark.parametrize("front", FRONTS, indirect=True)
-# Long-polling needs a front with affinity.
 every_way = pytest.mark.parametrize(
     ("front", "wire"),
     [
@@ -133,6 +133,8 @@ every_way = pytest.mark.parametrize(
         ("haproxy", PollingWire),
         ("haproxy", UpgradedWire),
         ("round robin", WebSocketWire),
+        ("round robin", PollingWire),
+        ("round robin", polling_or_better),
     ],
     indirect=["front"],
 )

@@ -311,8 +311,6 @@ class Ended(Exception):
 class Wire(Protocol):
     """An Engine.IO connection, by hand."""
 
-    transport: str
-
     def send(self, text: str) -> None:
         """Send a packet."""
 
@@ -332,8 +330,6 @@ class Wire(Protocol):
 
 class WebSocketWire:
     """One that is a WebSocket from the first."""
-
-    transport = "websocket"
 
     def __init__(self, visitor: Visitor, sid: str = "") -> None:
         front = visitor.front
@@ -368,8 +364,6 @@ class WebSocketWire:
 
 class PollingWire:
     """One that polls, and never tries anything else."""
-
-    transport = "polling"
 
     def __init__(self, visitor: Visitor) -> None:
         self._http = visitor.session()
@@ -413,10 +407,11 @@ class PollingWire:
 class UpgradedWire(WebSocketWire):
     """One that begins with polling, and changes to a WebSocket."""
 
-    def __init__(self, visitor: Visitor) -> None:
-        with closing(PollingWire(visitor)) as polling:
-            self._opened = [polling.read()]
-            super().__init__(visitor, polling.sid)
+    def __init__(self, visitor: Visitor, polling: PollingWire | None = None) -> None:
+        polling = polling or PollingWire(visitor)
+        super().__init__(visitor, polling.sid)
+        self._opened = [polling.read()]
+        polling.close()
         super().send("2probe")
         assert super().read() == "3probe"
         super().send("5")
@@ -424,6 +419,20 @@ class UpgradedWire(WebSocketWire):
     def read(self) -> str:
         """Return the next packet."""
         return self._opened.pop() if self._opened else super().read()
+
+
+def polling_or_better(visitor: Visitor) -> Wire:
+    """Try to change to a WebSocket, as a client does that begins with polling.
+
+    It may be refused, where it comes to another process than the polls before.
+    """
+    polling = PollingWire(visitor)
+    try:
+        return UpgradedWire(visitor, polling)
+    except websocket.WebSocketBadStatusException as refusal:
+        if refusal.status_code != 400:
+            raise
+        return polling
 
 
 class Follower:
