@@ -253,6 +253,40 @@ def test_a_process_that_is_gone_is_not_noticed(
                 assert wire.read()[0] == "0"
 
 
+def test_sockets_may_have_a_service_of_their_own(
+    instances: Instances, tmp_path: Path
+) -> None:
+    """As in the last section of docs/hosts.md."""
+    hosts = (ROOT / "docs" / "hosts.md").read_text()
+    found = re.search(r"```nginx\n(map \$uri.*?)```", hosts, re.S)
+    assert found
+    site = re.sub(r"upstream chat \{.*?\n\}\n", lambda _: found[1], NGINX, flags=re.S)
+    site = site.replace("proxy_pass http://chat;", "proxy_pass http://$service;")
+    (web, web_port), (realtime, realtime_port) = instances
+    with (
+        nginx(on_ports(site, web_port, realtime_port), tmp_path) as front,
+        Visitor(front, "ada") as ada,
+        ExitStack() as stack,
+    ):
+        marks = web.mark(), realtime.mark()
+        followers = [Follower(ada, wire) for wire in (WebSocketWire, PollingWire)]
+        for follower in followers:
+            stack.callback(follower.stop)
+        wait_until(lambda: all(f.frames for f in followers), "not all have joined")
+        assert ada.post("from the web") == 200
+        for follower in followers:
+            wait_until(lambda f=follower: len(f.frames) == 2, "it is not told")
+            assert follower.frames[1][1]["body"] == "from the web"
+    logs = [
+        "".join(program.log.splitlines(keepends=True)[mark:])
+        for program, mark in zip((web, realtime), marks, strict=True)
+    ]
+    assert "/socket.io/" not in logs[0]
+    assert "/rooms/1/messages" in logs[0]
+    assert "/socket.io/" in logs[1]
+    assert "/rooms/" not in logs[1]
+
+
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     service = unit()["Service"]
     config: dict[str, Any] = {}
