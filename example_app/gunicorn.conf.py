@@ -20,3 +20,8 @@ workers = 1
 threads = 16
 # More than LIVEPUSH_DRAIN_SECONDS, and less than the platform waits before it kills.
 graceful_timeout = 20
+# Longer than a proxy in front keeps a connection for its next request (App Engine's:
+# 650 s); otherwise it sends that into one which is being closed.
+keepalive = 700
+# Several on one machine would have one between them.
+control_socket_disable = True

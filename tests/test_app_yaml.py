@@ -102,6 +102,16 @@ def test_its_variables_are_settings() -> None:
     assert url.query["host"] == f"/cloudsql/{instance}"
 
 
+def test_gunicorn_is_set_up_for_what_is_around_it() -> None:
+    config: dict[str, Any] = {}
+    exec((ROOT / "example_app" / "gunicorn.conf.py").read_text(), config)
+    # Affinity is to an instance.
+    assert config["workers"] == 1
+    # Google's nginx keeps connections for 650 s, its front end waits 30 s for the end.
+    assert config["keepalive"] > 650
+    assert config["graceful_timeout"] < 30
+
+
 def test_secrets_are_not_in_it_and_can_be_added_below_it() -> None:
     text = (ROOT / "app.yaml").read_text()
     assert not {"SECRET_KEY", "PGPASSWORD"} & VARIABLES.keys()
