@@ -215,6 +215,8 @@ class EventletWorker(AsyncWorker):  # type: ignore[misc]
         import eventlet
 
         eventlet.monkey_patch()
+        # Python's socket.sendfile refuses sockets that never block, as eventlet's are.
+        self.cfg.set("sendfile", False)
         super().init_process()
 
     def timeout_ctx(self) -> Any:

@@ -204,6 +204,9 @@ def test_runs_with_what_is_installed_and_uploaded(
     try:
         url = f"http://127.0.0.1:{port}"
         assert requests.get(f"{url}/login", timeout=30).ok
+        for check in ("readiness_check", "liveness_check"):
+            path = APP_YAML[check]["path"]
+            assert requests.get(f"{url}{path}", timeout=10).status_code == 200
         # The script is in what was uploaded, the extension serves it.
         assert requests.get(f"{url}/livepush/livepush.js", timeout=10).ok
         opened = requests.get(

@@ -18,6 +18,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from example_app import create_app
 from flask_livepush.errors import ConfigError
+from tests.support.gunicorns import WORKERS
 from tests.support.redis import redis_server
 from tests.support.servers import MODES, ROOT, Mode, Program
 
@@ -217,17 +218,21 @@ def test_refuses_forms_of_other_sites(app: Flask) -> None:
     assert "Reload the page and try again." in answer.text
 
 
-def test_gunicorn_serves_it_and_lets_it_leave(tmp_path: Path) -> None:
+@pytest.mark.parametrize("worker", WORKERS)
+def test_gunicorn_serves_it_and_lets_it_leave(worker: str, tmp_path: Path) -> None:
+    """Bug: the eventlet worker broke off where it was to send a file."""
     program = Program(
         [
             *(sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0"),
-            *("--config", "example_app/gunicorn.conf.py", "--no-control-socket"),
+            *("--config", "example_app/gunicorn.conf.py"),
             "example_app:create_app()",
         ],
         name="example_app (gunicorn)",
         env={
             "DATABASE_URL": f"sqlite:///{tmp_path}/chat.sqlite3",
             "SECRET_KEY": "of this test",
+            "WORKER_CLASS": worker,
+            "PYTHONWARNINGS": "ignore::Warning",  # eventlet says that it is old
         },
     )
     try:
@@ -235,6 +240,9 @@ def test_gunicorn_serves_it_and_lets_it_leave(tmp_path: Path) -> None:
         program.wait_for("Booting worker")
         with urlopen(f"{url}/livepush/ready", timeout=20) as answer:
             assert json.load(answer) == {"status": "ready", "broker": "none"}
+        with urlopen(f"{url}/static/chat.js", timeout=20) as answer:
+            file = ROOT / "example_app" / "static" / "chat.js"
+            assert answer.read() == file.read_bytes()
     finally:
         status = program.stop()
     assert status == 0
