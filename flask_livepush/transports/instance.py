@@ -6,8 +6,10 @@ What connections send is not its business.
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import Any
 
+import engineio
 import flask_socketio
 import socketio
 from flask import Flask
@@ -15,6 +17,9 @@ from flask import Flask
 from ..errors import ConfigError
 from .engine.server import Engine
 from .fanout import NAMESPACE
+
+# What python-engineio reads of a server that allows no other origins.
+_SAME_ORIGIN = SimpleNamespace(cors_allowed_origins=None)
 
 
 def instance(like: flask_socketio.SocketIO | None = None) -> flask_socketio.SocketIO:
@@ -52,13 +57,26 @@ def create(
     made.init_app(
         app,
         async_mode=choose_async_mode(async_mode),
-        cors_allowed_origins=cors_origins,
+        cors_allowed_origins=_with_own(cors_origins),
         ping_interval=ping_interval,
         ping_timeout=ping_timeout,
         max_http_buffer_size=max_message_bytes,
         **({} if relay is None else {"client_manager": relay}),
     )
     app.wsgi_app = _Bypass(made.sockio_mw)  # type: ignore[method-assign]
+
+
+def _with_own(origins: str | list[str] | None) -> Any:
+    """Return what says whether an origin may connect: its own may always."""
+    if origins is None:
+        return None
+    others = [origins] if isinstance(origins, str) else origins
+
+    def allows(origin: str, environ: dict[str, Any]) -> bool:
+        own = engineio.Server._cors_allowed_origins(_SAME_ORIGIN, environ)
+        return origin in others or origin in own
+
+    return allows
 
 
 def path(made: flask_socketio.SocketIO) -> str:

@@ -34,3 +34,25 @@ def test_refuses_to_adopt_a_mode_the_process_is_not_patched_for(mode: str) -> No
     socketio = flask_socketio.SocketIO(Flask("app"), async_mode=mode)
     with pytest.raises(ConfigError, match=f"runs in '{mode}'.*async_mode='threading'"):
         instance.check_adopted(socketio, None)
+
+
+@pytest.mark.parametrize("engine", ["loop", "stock"])
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost", "200 OK"),
+        ("https://www.example.org", "200 OK"),
+        ("https://www.example.com", "400 BAD REQUEST"),
+    ],
+)
+def test_other_origins_are_let_in_besides_the_sites_own(
+    engine: str, origin: str, status: str
+) -> None:
+    """Bug: with LIVEPUSH_CORS_ORIGINS the site's own pages were refused."""
+    site = Site(LIVEPUSH_CORS_ORIGINS="https://www.example.org", LIVEPUSH_ENGINE=engine)
+    answer = site.app.test_client().get(
+        "/socket.io/?EIO=4&transport=polling", headers={"Origin": origin}
+    )
+    assert answer.status == status
+    allowed = answer.headers.get("Access-Control-Allow-Origin")
+    assert allowed == (origin if status.startswith("200") else None)
