@@ -1,18 +1,21 @@
 """Run every test, the server's and the client's, and sum up both: ``make test``.
 
-The arguments go to pytest. In CI (``CI`` is set) a skipped test of the client is a
-failure; tests/conftest.py sees to those of the server.
+The server's are run in two halves at once, as those with real programs mostly wait.
+Arguments go to pytest, which then is run once. In CI (``CI`` is set) a skipped test of
+the client is a failure; tests/conftest.py sees to those of the server.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from xml.etree import ElementTree
@@ -20,21 +23,24 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[1]
 
 
+# Tests with real programs; the other half is all the others.
+PROGRAMS = ("tests/bench", "tests/browser", "tests/doctor", "tests/integration")
+
+
 def main() -> int:
     """Run both suites, also when the first fails; return the exit status."""
     with tempfile.TemporaryDirectory() as directory:
-        server, client = Path(directory, "pytest.xml"), Path(directory, "vitest.json")
+        client = Path(directory, "vitest.json")
         started = time.monotonic()
-        python = [sys.executable, "-m", "pytest", f"--junit-xml={server}"]
-        python_status = run([*python, *sys.argv[1:]])
+        python_status, servers = run_pytest(Path(directory), sys.argv[1:])
         between = time.monotonic()
         npm = ["sh", "scripts/npm.sh", "test", "--silent", "--"]
         reporters = ["--reporter=default", "--reporter=json"]
-        node_status = run([*npm, *reporters, f"--outputFile.json={client}"])
+        (node_status,) = run([*npm, *reporters, f"--outputFile.json={client}"])
         ended = time.monotonic()
 
-        python_counts, node_counts = count_pytest(server), count_vitest(client)
-        failed = [*failed_in_pytest(server), *failed_in_vitest(client)]
+        python_counts, node_counts = count_pytest(servers), count_vitest(client)
+        failed = [*failed_in_pytest(servers), *failed_in_vitest(client)]
     if in_ci() and node_counts.get("skipped"):
         node_status = node_status or 1
     print()
@@ -46,47 +52,84 @@ def main() -> int:
     return python_status or node_status
 
 
-def run(command: list[str]) -> int:
-    """Run a command to its end, which is its own also when we are to stop."""
-    process = subprocess.Popen(command, cwd=ROOT)
+def run_pytest(directory: Path, arguments: list[str]) -> tuple[int, list[Path]]:
+    """Run the server's tests; return the exit status, and where the reports are.
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        process.send_signal(number)
+    What the second half prints comes when the first has ended.
+    """
+    if arguments:
+        halves = [arguments]
+    else:
+        ignored = [f"--ignore={folder}" for folder in PROGRAMS]
+        halves = [[*PROGRAMS], ["tests", *ignored, "-p", "no:cacheprovider"]]
+    reports = [Path(directory, f"pytest-{n}.xml") for n in range(len(halves))]
+    statuses = run(
+        *(
+            [sys.executable, "-m", "pytest", f"--junit-xml={report}", *half]
+            for report, half in zip(reports, halves, strict=True)
+        )
+    )
+    return next(filter(None, statuses), 0), reports
 
-    # The terminal sends SIGINT to both of us; the child cleans up and ends.
-    before = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
-    }
-    try:
-        status = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if status in (2, 128 + signal.SIGINT) or status < 0:
+
+def run(*commands: list[str]) -> list[int]:
+    """Run commands at once, to their ends, which are their own also if we are to stop.
+
+    What the first prints is seen at once, what the others do when it has ended.
+    """
+    with ExitStack() as stack:
+        outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in commands[1:]]
+        processes = [
+            subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+            for command, output in zip(commands, [None, *outputs], strict=True)
+        ]
+
+        def pass_on(number: int, frame: FrameType | None) -> None:
+            for process in processes:
+                process.send_signal(number)
+
+        # The terminal sends SIGINT to all of us; the children clean up and end.
+        before = {
+            signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
+            signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        }
+        statuses = []
+        try:
+            for process, output in zip(processes, [None, *outputs], strict=True):
+                statuses.append(process.wait())
+                if output is not None:
+                    output.seek(0)
+                    sys.stdout.flush()
+                    shutil.copyfileobj(output, sys.stdout.buffer)
+                    sys.stdout.flush()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if any(status in (2, 128 + signal.SIGINT) or status < 0 for status in statuses):
         sys.exit("interrupted")
-    return status
+    return statuses
 
 
-def count_pytest(path: Path) -> dict[str, int]:
-    """Return how many tests did what, by pytest's report."""
-    if not path.exists():
+def count_pytest(paths: list[Path]) -> dict[str, int]:
+    """Return how many tests did what, by pytest's reports."""
+    if not all(path.exists() for path in paths):
         return {}
     counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
-    for suite in ElementTree.parse(path).getroot().iter("testsuite"):
-        for key in counts:
-            counts[key] += int(suite.get(key, 0))
+    for path in paths:
+        for suite in ElementTree.parse(path).getroot().iter("testsuite"):
+            for key in counts:
+                counts[key] += int(suite.get(key, 0))
     failed = counts["failures"] + counts["errors"]
     passed = counts["tests"] - failed - counts["skipped"]
     return {"passed": passed, "failed": failed, "skipped": counts["skipped"]}
 
 
-def failed_in_pytest(path: Path) -> list[str]:
-    """Return the names of the tests that failed, by pytest's report."""
-    if not path.exists():
-        return []
+def failed_in_pytest(paths: list[Path]) -> list[str]:
+    """Return the names of the tests that failed, by pytest's reports."""
     return [
         f"{case.get('classname', '')}::{case.get('name', '')}"
+        for path in paths
+        if path.exists()
         for case in ElementTree.parse(path).getroot().iter("testcase")
         if case.find("failure") is not None or case.find("error") is not None
     ]

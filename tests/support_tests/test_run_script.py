@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,11 @@ def test_names_what_failed_in_pytest(script: dict[str, Any], tmp_path: Path) -> 
     )
     report = tmp_path / "report.xml"
     pytest_over(tmp_path, f"--junit-xml={report}")
-    assert [name.split(".")[-1] for name in script["failed_in_pytest"](report)] == [
+    assert [name.split(".")[-1] for name in script["failed_in_pytest"]([report])] == [
         "test_it::test_bad[two]",
         "test_it::test_without_its_fixture",
     ]
-    assert script["failed_in_pytest"](tmp_path / "none") == []
+    assert script["failed_in_pytest"]([tmp_path / "none"]) == []
 
 
 def test_names_what_failed_in_vitest(script: dict[str, Any], tmp_path: Path) -> None:
@@ -59,3 +61,18 @@ def test_names_what_failed_in_vitest(script: dict[str, Any], tmp_path: Path) -> 
         "client/b.test.ts",
     ]
     assert script["failed_in_vitest"](tmp_path / "none") == []
+
+
+def test_runs_commands_at_once_and_shows_what_they_print_one_by_one(
+    script: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The first can end only when the second has begun."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    first = [sys.executable, "-c", f"print(open({str(pipe)!r}).read())"]
+    second = [sys.executable, "-c", f"open({str(pipe)!r}, 'w').write('1'); print(2)"]
+    assert script["run"](first, [*second[:2], second[2] + "; raise SystemExit(3)"]) == [
+        0,
+        3,
+    ]
+    assert capfd.readouterr().out.split() == ["1", "2"]
