@@ -123,7 +123,9 @@ def _held() -> dict[str, int]:
         "loop sockets": 0 if loop is None else loop.sockets,
         "timelines": 0
         if loop is None
-        else sum(len(line._items) for line in loop._timelines),
+        else sum(
+            item is not None for line in loop._timelines for _, item in line._items
+        ),
         "environ": len(server.environ),
         "binary packets": len(server._binary_packet),
         "manager rooms": sum(map(len, manager.rooms.values())),
