@@ -349,6 +349,14 @@ class Engine(engineio.Server):  # type: ignore[misc]
     # -- opening -----------------------------------------------------------------------
     def _open(self, environ: dict[str, Any]) -> Session:
         """Register a new session; the handler of connects is asked."""
+        if self._peers is None and environ.get("wsgi.multiprocess"):
+            self._log_error_once(
+                "The server says that it runs several processes of this application, "
+                "and LIVEPUSH_MESSAGE_QUEUE is not set: what one of them commits is "
+                "not shown by the others. Set it to a Redis URL, or run one process "
+                "with threads.",
+                "several-processes",
+            )
         self._started()
         try:
             session = self._sessions.add()

@@ -84,6 +84,19 @@ def test_says_once_that_there_are_no_descriptors(
     assert engine_of(site).sockets == {}
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_says_once_that_other_processes_do_not_hear_of_this_one(
+    several: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site()
+    for _ in range(2):
+        environ = {**site.environ("1"), "wsgi.multiprocess": several}
+        engine_of(site)._open(environ)
+    errors = [r.message for r in caplog.records if r.levelname == "ERROR"]
+    assert len(errors) == several
+    assert all("LIVEPUSH_MESSAGE_QUEUE is not set" in error for error in errors)
+
+
 def _taken(sock: socket.socket) -> _socket.socket:
     made = _socket.socket(fileno=sock.detach())
     made.setblocking(False)
