@@ -206,9 +206,10 @@ class Servers(ABC):
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.Lock()  # guards the pools
         self._pools: dict[tuple[Address, bool], _Pool] = {}
+        # Last: another thread of a child that sees it takes these for its own.
+        self._pid = os.getpid()
 
     @abstractmethod
     def address(self, key: str) -> Address | None:
