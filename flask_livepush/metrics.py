@@ -70,10 +70,11 @@ TABLE: tuple[Metric, ...] = (
         "counter",
         "Requests of polling clients that came to another process than their "
         "session's. answered: through that one; unknown: there is none of its name "
-        "(any more); refused: too many at once; failed: the message queue did not "
-        "answer, or nothing came back in time.",
+        "(any more); refused: too large, or too many at once; failed: the message "
+        "queue did not answer, or nothing came back in time; left: the client went "
+        "before.",
         "outcome",
-        ("answered", "unknown", "refused", "failed"),
+        ("answered", "unknown", "refused", "failed", "left"),
     ),
     Metric(
         "subscriptions", "gauge", "Connections in rooms, each in each of its rooms."

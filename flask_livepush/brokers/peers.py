@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from ..errors import BrokerError
+
 #: Characters of a process's name: letters, digits, ``-`` and ``_``.
 NAME_LENGTH = 8
+
+#: Called with None where there is no process of the name, else with what went wrong:
+#: then nobody knows whether the message has arrived.
+Lost = Callable[[BrokerError | None], object]
 
 
 class Peers(Protocol):
@@ -30,21 +36,16 @@ class Peers(Protocol):
         """
 
     def enter(self) -> bool:
-        """Make this process known by its name, and wait until it is, for a moment.
+        """Make this process known by its name; only at first wait a moment for that.
 
         Returns:
-            Whether it is.
+            Whether messages reach it now.
         """
 
-    def send(self, name: str, message: bytes) -> bool:
-        """Send a message; wait no longer than a view may.
+    def post(self, name: str, message: bytes, lost: Lost | None = None) -> None:
+        """Let a message be sent soon. Never blocks.
 
-        Returns:
-            Whether there is a process of this name.
-
-        Raises:
-            BrokerUnavailable: Nobody knows.
+        Args:
+            lost: Called if it may not have arrived, by any thread or greenlet, this
+                one too; it must hand over.
         """
-
-    def post(self, name: str, message: bytes) -> None:
-        """Let a message be sent soon. Never blocks; it may be lost."""

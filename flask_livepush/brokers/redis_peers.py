@@ -9,24 +9,34 @@ import base64
 import logging
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import BrokerError
-from .peers import NAME_LENGTH
+from .peers import NAME_LENGTH, Lost
 from .redis_format import Names
 from .redis_reader import Reader
 from .redis_servers import Command, Servers
+from .redis_url import Address
 
 log = logging.getLogger(__name__)
 
-# Seconds to wait until the name is known, and for more to send.
+# Seconds from the first use within which somebody waits until the name is known, and
+# seconds to wait for more to send.
 _ENTERING = 1.0
 _LINGER = 1.0
 # Bytes that may wait to be sent, and messages that are sent together.
 _MAX_WAITING = 64 * 1024 * 1024
 _BATCH = 100
+_FULL = BrokerError("there is no room for more")
+
+
+class _Message(NamedTuple):
+    name: str
+    text: bytes
+    lost: Lost | None
 
 
 class RedisPeers:
@@ -57,29 +67,28 @@ class RedisPeers:
         self._received: Callable[[bytes], object] = lambda message: None
         self._interrupted: Callable[[], object] = lambda: None
         self._begin()
+        _all.add(self)
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
+        """Be nobody yet; also in a child, which is another process than its parent."""
         size = NAME_LENGTH * 3 // 4
         self._name = base64.urlsafe_b64encode(os.urandom(size)).decode()
         self._channel = self._names.peer(self._name)
         self._reader: Reader | None = None
-        self._known = threading.Event()
+        # Whether messages come, and whether it has been tried to let them come.
+        self._known = False
+        self._tried = threading.Event()
+        self._patient_until = 0.0
         # Guards the reader's beginning, what waits, and whether somebody sends it.
         self._lock = threading.Lock()
         self._more = threading.Condition(self._lock)
-        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._waiting: deque[_Message] = deque()
         self._size = 0
         self._sends = False
         self._logged = float("-inf")
 
-    def _begin_in_child(self) -> None:
-        if self._pid != os.getpid():
-            self._begin()
-
     @property
     def name(self) -> str:
-        self._begin_in_child()
         return self._name
 
     def listen(
@@ -92,12 +101,15 @@ class RedisPeers:
 
     # -- in ----------------------------------------------------------------------------
     def enter(self) -> bool:
-        self._begin_in_child()
         if self._reader is None:
             with self._lock:
                 if self._reader is None:
+                    self._patient_until = self._now() + _ENTERING
                     self._reader = self._listening()
-        return self._known.wait(_ENTERING)
+        patience = self._patient_until - self._now()
+        if patience > 0:
+            self._tried.wait(patience)
+        return self._known
 
     def _listening(self) -> Reader:
         reader = Reader(
@@ -116,13 +128,16 @@ class RedisPeers:
         return channel == self._channel
 
     def subscribed(self, reader: Reader, channels: list[str]) -> None:
-        self._known.set()
+        self._known = True
+        self._tried.set()
 
     def received(self, reader: Reader, channel: str, message: bytes) -> None:
         self._tell(self._received, message)
 
     def interrupted(self, reader: Reader) -> None:
-        self._known.clear()
+        self._known = False
+        if reader.address is not None:
+            self._tried.set()
         reader.look_at([self._channel])
         self._tell(self._interrupted)
 
@@ -144,50 +159,76 @@ class RedisPeers:
             log.exception("A message of another process failed; going on")
 
     # -- out ---------------------------------------------------------------------------
-    def send(self, name: str, message: bytes) -> bool:
-        return bool(self._servers.run([self._command(name, message)])[0])
-
-    def post(self, name: str, message: bytes) -> None:
-        self._begin_in_child()
+    def post(self, name: str, message: bytes, lost: Lost | None = None) -> None:
         with self._lock:
-            if self._size + len(message) > _MAX_WAITING:
-                self._complain("there is no room for more")
-                return
-            self._size += len(message)
-            self._waiting.append((name, message))
-            begins = not self._sends
-            self._sends = True
-            self._more.notify()
-        if begins:
+            if fits := self._size + len(message) <= _MAX_WAITING:
+                self._size += len(message)
+                self._waiting.append(_Message(name, message, lost))
+                begins = not self._sends
+                self._sends = True
+                self._more.notify()
+        if not fits:
+            self._give_up([_Message(name, message, lost)], _FULL)
+        elif begins:
             self._spawn(self._send_waiting)
 
     def _send_waiting(self) -> None:
         while batch := self._next():
-            try:
-                self._servers.run([self._command(*item) for item in batch])
-            except BrokerError as error:
-                with self._lock:
-                    self._complain(str(error))
+            # A shard that is away must not cost others their messages.
+            by_address: dict[Address | None, list[_Message]] = {}
+            for message in batch:
+                address = self._servers.address(self._names.peer(message.name))
+                by_address.setdefault(address, []).append(message)
+            for messages in by_address.values():
+                self._send(messages)
 
-    def _next(self) -> list[tuple[str, bytes]]:
+    def _send(self, messages: list[_Message]) -> None:
+        try:
+            found = self._servers.run([self._command(each) for each in messages])
+        except BrokerError as error:
+            self._give_up(messages, error)
+            return
+        except Exception as error:
+            log.exception("Sending to other processes failed; going on")
+            self._give_up(messages, BrokerError(str(error)))
+            return
+        for message, receivers in zip(messages, found, strict=True):
+            if not receivers and message.lost is not None:
+                self._tell(message.lost, None)
+
+    def _give_up(self, messages: list[_Message], error: BrokerError) -> None:
+        """Tell whose messages are lost, and the log once a second."""
+        now = self._now()
+        if now - self._logged >= 1:
+            self._logged = now
+            log.error("Messages to other processes are lost: %s", error)
+        for message in messages:
+            if message.lost is not None:
+                self._tell(message.lost, error)
+
+    def _next(self) -> list[_Message]:
         """Return what to send; nothing: for a while there was none."""
         with self._lock:
             if not self._waiting:
                 self._more.wait(_LINGER)
             count = min(len(self._waiting), _BATCH)
             batch = [self._waiting.popleft() for _ in range(count)]
-            self._size -= sum(len(message) for _, message in batch)
+            self._size -= sum(len(message.text) for message in batch)
             self._sends = bool(batch)
             return batch
 
-    def _command(self, name: str, message: bytes) -> Command:
-        channel = self._names.peer(name)
+    def _command(self, message: _Message) -> Command:
+        channel = self._names.peer(message.name)
         verb = "SPUBLISH" if self._servers.sharded else "PUBLISH"
-        return Command(channel, (verb, channel, message))
+        return Command(channel, (verb, channel, message.text))
 
-    def _complain(self, why: str) -> None:
-        """Write to the log that messages are lost, once a second; under the lock."""
-        now = self._now()
-        if now - self._logged >= 1:
-            self._logged = now
-            log.error("Messages to other processes are lost: %s", why)
+
+def _begin_again() -> None:
+    for peers in _all:
+        peers._begin()
+
+
+_all: weakref.WeakSet[RedisPeers] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):
+    # Before a thread of the child can ask for a name.
+    os.register_at_fork(after_in_child=_begin_again)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ import requests
 
 from tests.support.protocol_servers import POLLING, answer_of, later, until
 from tests.support.raw import DEADLINE, Answer, Raw
-from tests.support.redis import redis_url
+from tests.support.redis import redis_server, redis_url
 from tests.support.servers import MODES, Server, running
 
 __all__ = ["redis_url"]
@@ -152,7 +153,84 @@ def test_clients_of_a_process_that_died_are_told_soon(
     assert ask(nodes[0], query).json == UNKNOWN
 
 
-def _polled(node: Server, query: str) -> bool:
-    sid = query.partition("sid=")[2]
-    found: bool = requests.get(f"{node.url}/polled/{sid}", timeout=DEADLINE).json()
+@pytest.fixture
+def three(redis_url: str, tmp_path: Path) -> Iterator[list[Server]]:
+    """Three processes that a test may end: an owner, and two others."""
+    file = str(tmp_path / "three.db")
+    with ExitStack() as stack:
+        yield [stack.enter_context(running(APP, file, redis_url)) for _ in range(3)]
+
+
+def test_a_poll_that_a_proxy_sends_again_goes_on(three: list[Server]) -> None:
+    """Bug: it was one too many, as the owner waited for the process that died."""
+    owner, dying, other = three
+    query = joined(owner, other)
+    lost = waiting(dying, f"{query}&t=x1")
+    first = until(lambda: _polled(owner, query))
+    dying.kill()
+    with pytest.raises(AssertionError, match="without an answer"):
+        lost.result(DEADLINE)
+    again = waiting(other, f"{query}&t=x1")
+    until(lambda: _polled(owner, query) not in (0, first))
+    write(owner, 1, "hello")
+    assert "hello" in again.result(DEADLINE).text
+    write(owner, 1, "still there")
+    assert "still there" in ask(other, f"{query}&t=x2").text
+
+
+def test_a_poll_whose_answer_was_lost_ends_the_session(three: list[Server]) -> None:
+    """Bug: what the client got next did not follow what it had."""
+    owner, dying, other = three
+    query = joined(owner, other)
+    lost = waiting(dying, f"{query}&t=x1")
+    until(lambda: _polled(owner, query))
+    dying.send(signal.SIGSTOP)
+    write(owner, 1, "lost")
+    until(lambda: not _polled(owner, query))
+    dying.kill()
+    with pytest.raises(AssertionError, match="without an answer"):
+        lost.result(DEADLINE)
+    assert ask(other, f"{query}&t=x1").status == 400
+    assert ask(other, f"{query}&t=x2").json == UNKNOWN
+
+
+def test_clients_of_a_process_that_stands_still_are_told(three: list[Server]) -> None:
+    owner, other, _ = three
+    query = joined(owner, other)
+    poll = waiting(other, query)
+    until(lambda: _polled(owner, query))
+    owner.send(signal.SIGSTOP)
+    assert poll.result(DEADLINE).json == UNKNOWN
+    owner.send(signal.SIGCONT)
+    # Its answer to that poll finds nobody.
+    write(owner, 1, "hello")
+
+
+def test_polls_end_when_redis_does_and_go_on_when_it_is_back(tmp_path: Path) -> None:
+    file = str(tmp_path / "redis.db")
+    with redis_server() as redis, ExitStack() as stack:
+        owner, other = (
+            stack.enter_context(running(APP, file, redis.url)) for _ in range(2)
+        )
+        query = joined(owner, other)
+        poll = waiting(other, query)
+        until(lambda: _polled(owner, query))
+        redis.kill()
+        assert poll.result(LATE).status == 503
+        assert ask(other, query).status == 503
+        assert ask(other, POLLING).status == 200
+        redis.start(keep=False)
+        query = opened(owner)
+
+        def answered() -> bool:
+            return ask(other, query, "POST", "40").status == 200
+
+        until(answered)
+        assert ask(other, query).text.startswith("40{")
+
+
+def _polled(node: Server, query: str) -> int:
+    """Return which poll of a session waits; 0: none does."""
+    sid = query.partition("sid=")[2].partition("&")[0]
+    found: int = requests.get(f"{node.url}/polled/{sid}", timeout=DEADLINE).json()
     return found

@@ -58,9 +58,9 @@ def write(room_id: int, body: str) -> ResponseReturnValue:
 
 @app.get("/polled/<sid>")
 def polled(sid: str) -> ResponseReturnValue:
-    """Say whether a poll of a session waits in this process."""
+    """Return which poll of a session waits in this process; 0: none does."""
     session = livepush.socketio.server.eio.sockets.get(sid)
-    return jsonify(session is not None and session.poll is not None)
+    return jsonify(0 if session is None or session.poll is None else id(session.poll))
 
 
 @app.post("/plain/<text>")

@@ -13,7 +13,7 @@ import logging
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -31,11 +31,13 @@ _SID = re.compile(r"[A-Za-z0-9_-]{28}\Z")
 # Requests of one session that may be on their way: a poll, what it sends, and a second
 # poll, about which the owner decides.
 _AT_ONCE = 3
-# Seconds between two looks whether owners live, and for them to answer what is no poll.
-_LOOK = 1.0
+# Bytes of all of them: Redis gives up a process for which 32 MB wait.
+_MAX_BYTES = 8 * 1024 * 1024
+# Seconds between two looks whether owners live, looks at one that is there and gives no
+# sign of life, and seconds for the answer to what is no poll.
+_LOOK = 0.25
+_SILENT = 20
 _ANSWERED = 10.0
-# Seconds for which nobody is asked after the queue did not answer.
-_AWAY = 1.0
 
 _STATUSES = {
     200: "200 OK",
@@ -47,6 +49,22 @@ _STATUSES = {
 _MARK = (("Livepush-Forwarded", "1"),)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request of a session of another process.
+
+    Args:
+        method: ``GET`` or ``POST``.
+        body: What it sends.
+        mark: What tells a poll from the one before, if anything does.
+    """
+
+    method: str
+    sid: str
+    body: bytes = b""
+    mark: str = ""
+
+
 class Serve(Protocol):
     """Answers a request of a session of this process.
 
@@ -54,15 +72,16 @@ class Serve(Protocol):
     """
 
     def __call__(
-        self, method: str, sid: str, body: bytes, answer: Callable[[Reply], object]
+        self, asked: Asked, answer: Callable[[Reply], object]
     ) -> HandingPoll | None:
         """Return the poll that waits, if one does."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Waiting:
     owner: str
     sid: str
+    size: int
     request: Request
     until: float
 
@@ -74,6 +93,7 @@ class Forwarding:
 
     Args:
         serve: Answers what others ask.
+        end: Ends a session by its id: nobody got what it had to say.
         limit: Requests that may be on their way.
         patience: Seconds for the answer to a poll.
         spawn: Runs a function in the background.
@@ -85,6 +105,7 @@ class Forwarding:
         self,
         peers: Peers,
         serve: Serve,
+        end: Callable[[str], object],
         *,
         limit: int,
         patience: float,
@@ -95,6 +116,7 @@ class Forwarding:
     ) -> None:
         self._peers = peers
         self._serve = serve
+        self._end = end
         self._limit = limit
         self._patience = patience
         self._spawn = spawn
@@ -102,13 +124,15 @@ class Forwarding:
         self._now = now
         self._metrics = metrics
         self._numbers = itertools.count(1)
-        self._away_until = float("-inf")
-        # Guards what is on its way, by its number, how much by session, the polls of
-        # others that wait here, by who asked and their number, and whether it is
-        # watched.
+        # Guards what is on its way, by its number, how much by session and in bytes,
+        # how often its owners were looked at since they were heard of, the polls of
+        # others that wait here, by who asked and their number, and whether there is a
+        # watch.
         self._lock = threading.Lock()
-        self._asked: dict[int, _Asked] = {}
+        self._waiting: dict[int, _Waiting] = {}
         self._of_sid: Counter[str] = Counter()
+        self._size = 0
+        self._silence: Counter[str] = Counter()
         self._polls: dict[tuple[str, int], HandingPoll | None] = {}
         self._watched = False
         peers.listen(self._received, self._interrupted)
@@ -118,14 +142,13 @@ class Forwarding:
         """What ids of this process's sessions begin with."""
         return self._peers.name
 
-    def enter(self) -> None:
-        """Let others find this process, whose sessions they may be asked for."""
-        if not self._peers.enter():
-            log.debug("The message queue does not know this process yet")
+    def enter(self) -> bool:
+        """Let others find this process; say whether they do."""
+        return self._peers.enter()
 
     # -- asking ------------------------------------------------------------------------
-    def ask(self, method: str, sid: str, body: bytes, request: Request) -> None:
-        """Let a request be answered by the owner of its session.
+    def ask(self, asked: Asked, request: Request) -> None:
+        """Let a request be answered by the owner of its session. Never blocks.
 
         Args:
             request: It is answered later, unless this raises.
@@ -133,155 +156,205 @@ class Forwarding:
         Raises:
             Refusal: The id is nobody's, or nobody can be asked.
         """
-        owner = sid[:NAME_LENGTH]
+        sid, owner = asked.sid, asked.sid[:NAME_LENGTH]
         if not _SID.match(sid) or owner == self.name:
             raise unknown_sid()
-        if self._now() < self._away_until:
+        if not self.enter():  # the answer would not arrive
             raise self._refused("failed", unavailable())
-        self.enter()
         number = next(self._numbers)
-        wait = self._patience if method == "GET" else _ANSWERED
-        asked = _Asked(owner, sid, request, self._now() + wait)
+        wait = self._patience if asked.method == "GET" else _ANSWERED
+        waiting = _Waiting(owner, sid, len(asked.body), request, self._now() + wait)
         with self._lock:
-            if len(self._asked) >= self._limit:
-                raise self._refused("refused", too_many())
-            if self._of_sid[sid] >= _AT_ONCE:
-                refusal = Refusal(BAD_REQUEST, "Too many requests at once")
-                raise self._refused("refused", refusal)
-            self._asked[number] = asked
-            self._of_sid[sid] += 1
-        request.left = partial(self._left, number)
-        try:
-            taken = self._peers.send(
-                owner, _written([method, number, self.name, sid], body)
+            full = len(self._waiting) >= self._limit
+            full = full or self._size + waiting.size > max(_MAX_BYTES, waiting.size)
+            crowded = self._of_sid[sid] >= _AT_ONCE
+            if not (full or crowded):
+                self._waiting[number] = waiting
+                self._of_sid[sid] += 1
+                self._size += waiting.size
+                begins = not self._watched
+                self._watched = True
+        if full:
+            raise self._refused("refused", too_many())
+        if crowded:
+            raise self._refused(
+                "refused", Refusal(BAD_REQUEST, "Too many requests at once")
             )
-        except BrokerError as error:
-            log.debug("A request can't be forwarded: %s", error)
-            self._away_until = self._now() + _AWAY
-            self._pop(number)
-            raise self._refused("failed", unavailable()) from error
-        if not taken:
-            self._pop(number)
-            raise self._refused("unknown", unknown_sid())
-        self._watch()
+        request.left = partial(self._left, number)
+        head = [asked.method, number, self.name, sid, asked.mark]
+        self._peers.post(
+            owner, _written(head, asked.body), partial(self._not_sent, number)
+        )
+        if begins:
+            self._spawn(self._watch)
+
+    def refuse(self, refusal: Refusal) -> Refusal:
+        """Count a request that is refused; return what it is told."""
+        return self._refused("refused", refusal)
 
     def _refused(self, outcome: str, refusal: Refusal) -> Refusal:
         self._metrics.count("forwarded_total", outcome)
         return refusal
 
-    def _pop(self, number: int) -> _Asked | None:
+    def _pop(self, number: int) -> _Waiting | None:
         with self._lock:
-            asked = self._asked.pop(number, None)
-            if asked is not None:
-                self._of_sid[asked.sid] -= 1
-                if not self._of_sid[asked.sid]:
-                    del self._of_sid[asked.sid]
-        return asked
+            waiting = self._waiting.pop(number, None)
+            if waiting is not None:
+                self._size -= waiting.size
+                self._of_sid[waiting.sid] -= 1
+                if not self._of_sid[waiting.sid]:
+                    del self._of_sid[waiting.sid]
+        return waiting
 
     def _settle(self, number: int, reply: Reply, outcome: str) -> None:
-        asked = self._pop(number)
-        if asked is not None:
+        waiting = self._pop(number)
+        if waiting is not None:
             self._metrics.count("forwarded_total", outcome)
-            asked.request.answer(reply)
+            waiting.request.answer(reply)
+
+    def _not_sent(self, number: int, error: BrokerError | None) -> None:
+        if error is None:
+            self._settle(number, unknown_sid().reply(), "unknown")
+        else:
+            self._settle(number, unavailable().reply(), "failed")
 
     def _left(self, number: int) -> None:
         """Tell the owner that a client has gone; in the loop's thread."""
-        asked = self._pop(number)
-        if asked is not None:
-            self._peers.post(asked.owner, _written(["LEFT", number, self.name]))
-
-    # -- watching ----------------------------------------------------------------------
-    def _watch(self) -> None:
-        with self._lock:
-            begins = not self._watched and bool(self._asked)
-            self._watched = self._watched or begins
-        if begins:
-            self._spawn(self._look)
-
-    def _look(self) -> None:
-        """Look after what is on its way, while there is such; a thread of its own."""
-        while True:
-            self._sleep(_LOOK)
-            with self._lock:
-                asked = dict(self._asked)
-                self._watched = bool(asked)
-            if not asked:
-                return
-            now = self._now()
-            late = [number for number, one in asked.items() if one.until <= now]
-            for number in late:
-                del asked[number]
-                self._settle(number, unavailable().reply(), "failed")
-            for owner in {one.owner for one in asked.values()}:
-                refusal = self._sign_of(owner)
-                if refusal is not None:
-                    for number, one in asked.items():
-                        if one.owner == owner:
-                            self._settle(number, refusal.reply(), "unknown")
-
-    def _sign_of(self, owner: str) -> Refusal | None:
-        """Ask whether a process lives; return what its clients are told if not."""
-        try:
-            return (
-                None if self._peers.send(owner, _written(["ALIVE"])) else unknown_sid()
-            )
-        except BrokerError as error:
-            log.debug("The message queue does not answer: %s", error)
-            return unavailable()
+        waiting = self._pop(number)
+        if waiting is not None:
+            self._metrics.count("forwarded_total", "left")
+            self._peers.post(waiting.owner, _written(["LEFT", number, self.name]))
 
     def _interrupted(self) -> None:
         """Refuse what may have been answered meanwhile."""
         with self._lock:
-            numbers = list(self._asked)
+            numbers = list(self._waiting)
         for number in numbers:
             self._settle(number, unavailable().reply(), "failed")
+
+    # -- watching ----------------------------------------------------------------------
+    def _watch(self) -> None:
+        """Look after what is on its way, while there is such; a thread of its own."""
+        while True:
+            self._sleep(_LOOK)
+            with self._lock:
+                if not self._waiting:
+                    self._watched = False
+                    self._silence.clear()
+                    return
+            self.look()
+
+    def look(self) -> None:
+        """Ask owners what they still know of; refuse what waits for too long."""
+        now = self._now()
+        late: list[int] = []
+        by_owner: dict[str, list[int]] = {}
+        with self._lock:
+            for number, waiting in self._waiting.items():
+                if waiting.until <= now:
+                    late.append(number)
+                else:
+                    by_owner.setdefault(waiting.owner, []).append(number)
+            silence = {owner: self._silence[owner] + 1 for owner in by_owner}
+            self._silence = Counter(silence)
+        for number in late:
+            self._settle(number, unavailable().reply(), "failed")
+        for owner, numbers in by_owner.items():
+            if silence[owner] > _SILENT:
+                self._lost_owner(owner)
+            else:
+                head = ["WAITING", self.name, numbers]
+                self._peers.post(owner, _written(head), partial(self._not_asked, owner))
+
+    def _not_asked(self, owner: str, error: BrokerError | None) -> None:
+        if error is None:
+            self._lost_owner(owner)
+        else:
+            self._hear(owner)  # its silence is not its own
+
+    def _lost_owner(self, owner: str) -> None:
+        with self._lock:
+            lost = [n for n, one in self._waiting.items() if one.owner == owner]
+        for number in lost:
+            self._settle(number, unknown_sid().reply(), "unknown")
+
+    def _hear(self, owner: str) -> None:
+        with self._lock:
+            if owner in self._silence:
+                self._silence[owner] = 0
 
     # -- being asked, and answered -----------------------------------------------------
     def _received(self, message: bytes) -> None:
         try:
             head, body = _read(message)
-            verb = head[0]
-            if verb in ("GET", "POST"):
-                _, number, node, sid = head
-                self._serve_other(verb, int(number), str(node), str(sid), body)
-            elif verb == "LEFT":
-                _, number, node = head
-                self._forget(int(number), str(node))
-            elif verb == "ANSWER":
-                _, number, code = head
-                kind = (
-                    "text/plain; charset=UTF-8" if code == 200 else "application/json"
-                )
-                status = _STATUSES.get(code, _STATUSES[400])
-                reply = Reply(body.decode(), _MARK, status, kind)
-                self._settle(int(number), reply, "answered")
+            self._take(head[0], head[1:], body)
         except (ValueError, TypeError, LookupError) as error:
             log.debug("Another process sent what is no message: %s", error)
 
-    def _serve_other(
-        self, method: str, number: int, node: str, sid: str, body: bytes
-    ) -> None:
+    def _take(self, verb: Any, args: list[Any], body: bytes) -> None:
+        """Do what another process says.
+
+        - ``GET`` or ``POST``, number, node, session, mark, and a body: answer that;
+        - ``ANSWER``, number, status, and a body: it was answered;
+        - ``LEFT``, number, node: nobody waits for the answer any more;
+        - ``WAITING``, node, numbers: answer by ``HERE``, node, and those of them of
+          which nothing is known: they were answered, and the answer was lost.
+        """
+        if verb in ("GET", "POST"):
+            number, node, sid, mark = args
+            asked = Asked(verb, str(sid), body, str(mark))
+            self._serve_other(int(number), str(node), asked)
+        elif verb == "ANSWER":
+            number, code = args
+            kind = "text/plain; charset=UTF-8" if code == 200 else "application/json"
+            status = _STATUSES.get(code, _STATUSES[400])
+            reply = Reply(body.decode(), _MARK, status, kind)
+            self._settle(int(number), reply, "answered")
+        elif verb == "LEFT":
+            number, node = args
+            self._forget(int(number), str(node))
+        elif verb == "WAITING":
+            node, numbers = args
+            self._tell_unknown(str(node), numbers)
+        elif verb == "HERE":
+            node, numbers = args
+            self._hear(str(node))
+            for number in numbers:
+                self._settle(int(number), unknown_sid().reply(), "unknown")
+
+    def _serve_other(self, number: int, node: str, asked: Asked) -> None:
         key = (node, number)
 
         def answer(reply: Reply) -> None:
-            with self._lock:
-                self._polls.pop(key, None)
             code = int(reply.status.partition(" ")[0])
             message = _written(["ANSWER", number, code], reply.body.encode())
-            self._peers.post(node, message)
+            # What it said is lost then, so nothing may come after it.
+            lost = partial(self._not_answered, asked.sid) if code == 200 else None
+            self._peers.post(node, message, lost)
+            # Not before: HERE would overtake it and say that nothing is known of it.
+            with self._lock:
+                self._polls.pop(key, None)
 
         with self._lock:
             self._polls[key] = None
-        poll = self._serve(method, sid, body, answer)
+        poll = self._serve(asked, answer)
         with self._lock:
             if key in self._polls:
                 self._polls[key] = poll
+
+    def _not_answered(self, sid: str, error: BrokerError | None) -> None:
+        self._end(sid)
 
     def _forget(self, number: int, node: str) -> None:
         with self._lock:
             poll = self._polls.pop((node, number), None)
         if poll is not None:
             poll.leave()
+
+    def _tell_unknown(self, node: str, numbers: Iterable[Any]) -> None:
+        with self._lock:
+            unknown = [n for n in numbers if (node, n) not in self._polls]
+        self._peers.post(node, _written(["HERE", self.name, unknown]))
 
 
 def _written(head: list[Any], body: bytes = b"") -> bytes:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from . import frames
+from . import frames, packets
 from .connection import Connection
 from .loop import Loop
-from .packets import Frame
-from .replies import Headers, Reply, raw
+from .replies import BAD_REQUEST, Headers, Refusal, Reply, raw
 from .session import Session
 from .sessions import Sessions
 
@@ -34,57 +33,95 @@ class EventPoll:
     def ready(self) -> None:
         self._event.set()
 
+    replaced = ready
+
 
 class HandingPoll:
-    """Hands over what its session has to say, in the loop's thread; holds no thread.
+    """Answers with what its session has to say, in the loop's thread; holds no thread.
 
     What gathers until the loop's next turn goes out as one answer.
 
     Args:
-        hand_over: Called once, with the frames.
-        limit: Bytes of them, where they are several; None: there is no limit.
+        answer: Called once, unless :meth:`now` returns the answer.
+        limit: Bytes of frames, where they are several; None: there is no limit.
+        mark: What tells it from the poll before, if anything does.
     """
 
-    __slots__ = ("_called", "_hand_over", "_limit", "_loop", "_session", "_sessions")
+    __slots__ = (
+        "_answer",
+        "_answered",
+        "_called",
+        "_limit",
+        "_loop",
+        "_mark",
+        "_session",
+        "_sessions",
+    )
 
     def __init__(
         self,
         sessions: Sessions,
         session: Session,
         loop: Loop,
-        hand_over: Callable[[Sequence[Frame]], object],
+        answer: Callable[[Reply], object],
+        *,
         limit: int | None = None,
+        mark: str = "",
     ) -> None:
         self._sessions = sessions
         self._session = session
         self._loop = loop
-        self._hand_over = hand_over
+        self._answer = answer
         self._limit = limit
-        self._called = False  # whether the loop is on its way
+        self._mark = mark
+        self._called = False
+        self._answered = False
 
     def ready(self) -> None:
         if not self._called:
             self._called = True
-            self._loop.soon(self._answer)
+            self._loop.soon(self._fetch)
+
+    def replaced(self) -> None:
+        self._loop.soon(self._refuse)
 
     def leave(self) -> None:
         """Wait no more: nobody would get the answer."""
         self._sessions.leave(self._session, self)
 
-    def _answer(self) -> None:
-        # First: what comes from now on may find nothing left to wait with.
+    def now(self) -> Reply | None:
+        """Return the answer if there is one already; None: this poll waits for it.
+
+        Raises:
+            Refusal: It may not wait, or the session has ended.
+        """
+        try:
+            batch = self._sessions.wait(
+                self._session, self, limit=self._limit, mark=self._mark
+            )
+        except LookupError as error:
+            raise Refusal(BAD_REQUEST, str(error)) from None
+        if batch is None:
+            return None
+        if not batch:
+            raise Refusal(BAD_REQUEST, "The session has ended")
+        return Reply(packets.join(batch))
+
+    # -- the loop's thread -------------------------------------------------------------
+    def _fetch(self) -> None:
+        # First: what it was told of may be given up meanwhile, and more may come.
         self._called = False
         batch = self._sessions.fetch(self._session, self, self._limit)
         if batch:
-            self._hand_over(batch)
+            self._end(Reply(packets.join(batch)))
 
-    def now(self) -> list[Frame] | None:
-        """Return what waits already; None: this poll waits for more.
+    def _refuse(self) -> None:
+        self._end(Refusal(BAD_REQUEST, "The poll was sent again").reply())
 
-        Raises:
-            LookupError: Another one does. The session is closed.
-        """
-        return self._sessions.wait(self._session, self, self._limit)
+    def _end(self, reply: Reply) -> None:
+        if not self._answered:
+            self._answered = True
+            self._answer(reply)
 
 
 class Request(Protocol):

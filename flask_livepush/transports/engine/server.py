@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -28,7 +29,7 @@ from ...metrics import OFF, Metrics
 from . import frames, handshake, packets, taking
 from .connection import Connection
 from .environ import slim
-from .forwarding import Forwarding
+from .forwarding import Asked, Forwarding
 from .holding import Holding
 from .loop import Loop
 from .packets import Frame, PacketError
@@ -63,6 +64,8 @@ _MAX_FORWARDED = 1024 * 1024
 # Bytes of a session's id, a multiple of 3, and how many ids are drawn at once.
 _ID_BYTES = 15
 _IDS = 256
+# What tells a poll from the one before, in its address; all else is as if it were not.
+_MARK = re.compile(r"(?:^|&)t=([A-Za-z0-9._-]{1,64})(?:&|$)")
 
 
 class Engine(engineio.Server):  # type: ignore[misc]
@@ -138,6 +141,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
         return Forwarding(
             peers,
             self._serve_other,
+            self._end_lost,
             limit=self._limits.connections,
             patience=self._patience,
             spawn=self.start_background_task,
@@ -476,37 +480,17 @@ class Engine(engineio.Server):  # type: ignore[misc]
         session: Session,
     ) -> Reply | Iterable[bytes]:
         def begin(request: Request) -> Reply | None:
-            poll = self._handing(session, request.answer)
+            poll = HandingPoll(
+                self._sessions,
+                session,
+                self._started(),
+                request.answer,
+                mark=_mark(environ),
+            )
             request.left = poll.leave
-            return self._polled(poll)
+            return poll.now()
 
         return self._answer_later(environ, start_response, begin)
-
-    def _handing(
-        self,
-        session: Session,
-        answer: Callable[[Reply], object],
-        limit: int | None = None,
-    ) -> HandingPoll:
-        return HandingPoll(
-            self._sessions,
-            session,
-            self._started(),
-            lambda batch: answer(Reply(packets.join(batch))),
-            limit,
-        )
-
-    def _polled(self, poll: HandingPoll) -> Reply | None:
-        """Return the answer to a poll; None: it waits."""
-        try:
-            batch = poll.now()
-        except LookupError:
-            raise Refusal(BAD_REQUEST, "The session is polled already") from None
-        if batch is None:
-            return None
-        if not batch:
-            raise Refusal(BAD_REQUEST, "The session has ended")
-        return Reply(packets.join(batch))
 
     def _answer_later(
         self,
@@ -547,34 +531,50 @@ class Engine(engineio.Server):  # type: ignore[misc]
         body: bytes | None,
     ) -> Reply | Iterable[bytes]:
         """Let another process answer, whose session it is."""
+        forwarding = self._forwarding
+        assert forwarding is not None
         if body is None:
-            raise Refusal(BAD_REQUEST, "Bad request", "413 TOO LARGE")
-
-        def begin(request: Request) -> None:
-            assert self._forwarding is not None
-            self._forwarding.ask(method, sid, body, request)
-
-        return self._answer_later(environ, start_response, begin)
+            raise forwarding.refuse(_too_large())
+        if method == "GET":
+            asked = Asked(method, sid, mark=_mark(environ))
+        else:
+            asked = Asked(method, sid, body)
+        return self._answer_later(
+            environ, start_response, lambda request: forwarding.ask(asked, request)
+        )
 
     def _serve_other(
-        self, method: str, sid: str, body: bytes, answer: Callable[[Reply], object]
+        self, asked: Asked, answer: Callable[[Reply], object]
     ) -> HandingPoll | None:
         """Answer what another process was asked; in the thread of its messages."""
         try:
-            session = self._find(sid)
+            session = self._find(asked.sid)
             if session.upgraded:
                 raise Refusal(BAD_REQUEST, "The session is connected by WebSocket")
-            if method == "POST":
-                answer(self._take_body(session, body))
+            if asked.method == "POST":
+                answer(self._take_body(session, asked.body))
                 return None
-            poll = self._handing(session, answer, _MAX_FORWARDED)
-            reply = self._polled(poll)
+            poll = HandingPoll(
+                self._sessions,
+                session,
+                self._started(),
+                answer,
+                limit=_MAX_FORWARDED,
+                mark=asked.mark,
+            )
+            reply = poll.now()
         except Refusal as refusal:
             reply = refusal.reply()
         if reply is None:
             return poll
         answer(reply)
         return None
+
+    def _end_lost(self, sid: str) -> None:
+        """End a session that has said what nobody got."""
+        session = self.sockets.get(sid)
+        if session is not None:
+            self._sessions.close(session, Reason.TRANSPORT_ERROR)
 
     def _take_body(self, session: Session, body: bytes | None) -> Reply:
         if session.closed:
@@ -586,8 +586,9 @@ class Engine(engineio.Server):  # type: ignore[misc]
             self._sessions.take(session, found)
         except (PacketError, UnicodeDecodeError) as error:
             self._sessions.close(session, Reason.TRANSPORT_ERROR)
-            status = "400 BAD REQUEST" if body is not None else "413 TOO LARGE"
-            raise Refusal(BAD_REQUEST, "Bad request", status) from error
+            if body is None:
+                raise _too_large() from error
+            raise Refusal(BAD_REQUEST, "Bad request") from error
         return Reply("ok")
 
     def _read_body(self, environ: dict[str, Any]) -> bytes | None:
@@ -618,6 +619,20 @@ def _repeat(loop: Loop, seconds: float, look: Callable[[], None]) -> None:
 
     line: Timeline[None] = loop.timeline(seconds, due)
     line.add(None)
+
+
+def _too_large() -> Refusal:
+    return Refusal(BAD_REQUEST, "Bad request", "413 TOO LARGE")
+
+
+def _mark(environ: dict[str, Any]) -> str:
+    """Return what a client puts into a request's address so that no cache answers it.
+
+    Source: timestampParam in github.com/socketio/engine.io-client, lib/transports/
+    polling.ts; python-engineio's and others have it too.
+    """
+    found = _MARK.search(environ.get("QUERY_STRING", ""))
+    return "" if found is None else found[1]
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

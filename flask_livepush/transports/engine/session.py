@@ -22,6 +22,9 @@ class Poll(Protocol):
         Called under the sessions' lock; it must hand over.
         """
 
+    def replaced(self) -> None:
+        """Learn that the same request waits in its place; called likewise."""
+
 
 class Session:
     """The state of one client.
@@ -44,6 +47,7 @@ class Session:
         "entered",
         "held",
         "lossy",
+        "mark",
         "pace",
         "poll",
         "probe",
@@ -68,7 +72,8 @@ class Session:
         # Guarded by the sessions' lock: whether it is no more; its WebSocket, the
         # loop's or one that its server keeps; what waits for its next poll or for that
         # one, how much that is, and whether what may be dropped is; the request that
-        # waits for it, or the thread that writes; the WebSocket that is tried out.
+        # waits for it, or the thread that writes, and what tells the last request from
+        # others; the WebSocket that is tried out.
         self.closed = False
         self.websocket: Connection | None = None
         self.held: HeldWebSocket | None = None
@@ -76,6 +81,7 @@ class Session:
         self.size = 0
         self.lossy = False
         self.poll: Poll | None = None
+        self.mark = ""
         self.probe: Connection | HeldWebSocket | None = None
 
     def put(self, out: Sequence[Frame], droppable: bool, limit: int) -> bool:

@@ -234,34 +234,58 @@ class Sessions:
 
     # -- polls -------------------------------------------------------------------------
     def wait(
-        self, session: Session, poll: Poll, limit: int | None = None
+        self,
+        session: Session,
+        poll: Poll,
+        *,
+        limit: int | None = None,
+        mark: str = "",
     ) -> list[Frame] | None:
         """Return what waits for a session, or else let a poll wait for it.
 
+        A proxy sends a poll to another process when the connection to the first breaks.
+        With the same mark it is the same poll:
+
+        1. It waits: the new one takes its place.
+        2. It was answered, and nobody knows where the answer is. The client would miss
+           that, so its session ends.
+
         Args:
             limit: Bytes of what is returned, if it is more than one frame.
+            mark: What a client changes with each poll; empty: it does not.
 
         Returns:
             None: the poll waits; :meth:`fetch` returns the answer when it is ready.
 
         Raises:
-            LookupError: Another poll waits already. The session is closed.
+            LookupError: Another poll waits already, or this one was answered. The
+                session is closed.
         """
         with self.lock:
-            twice = session.poll is not None
-            if not twice:
+            former = session.poll
+            again = mark != "" and mark == session.mark
+            if session.upgraded:
+                return [NOTHING]
+            if (former is not None) == again:
+                if former is not None:
+                    session.poll = None
+                    former.replaced()
+                session.mark = mark
                 batch = session.take(limit)
                 if session.closed:
                     self._leaving.pop(session.sid, None)
-                    return batch
-                if batch:
-                    return batch
-                if session.probe is not None:
-                    return [NOTHING]
-                session.poll = poll
-                return None
+                elif not batch and session.probe is not None:
+                    batch = [NOTHING]
+                elif not batch:
+                    session.poll = poll
+                    return None
+                return batch
         self.close(session, Reason.TRANSPORT_ERROR)
-        raise LookupError(session.sid)
+        raise LookupError(
+            "The session is polled already"
+            if former is not None
+            else "The poll was answered already"
+        )
 
     def fetch(
         self, session: Session, poll: Poll, limit: int | None = None
@@ -286,6 +310,7 @@ class Sessions:
         with self.lock:
             if session.poll is poll:
                 session.poll = None
+                session.mark = ""  # nothing was lost with it
 
     # -- in: the loop's thread, or a request's -----------------------------------------
     def _received(
