@@ -73,6 +73,7 @@ class Draining:
         clients: Its connections.
         untold: How many connections the application was not told of yet as gone.
         open_sockets: How many sockets are still to be told something.
+        hand_back: Has polls that wait here for other processes answered soon.
         users: Who is in its rooms.
         sent: Says whether nothing waits for the broker any more.
         spawn: Runs a function in the background.
@@ -88,6 +89,7 @@ class Draining:
         clients: Clients,
         untold: Callable[[], int],
         open_sockets: Callable[[], int],
+        hand_back: Callable[[], object],
         users: Users,
         sent: Callable[[], bool],
         spawn: Callable[[Callable[[], None]], object],
@@ -99,6 +101,7 @@ class Draining:
         self._clients = clients
         self._untold = untold
         self._open_sockets = open_sockets
+        self._hand_back = hand_back
         self._users = users
         self._sent = sent
         self._spawn = spawn
@@ -158,6 +161,7 @@ class Draining:
             self._sleep(_STEP)
         self._close_all(_SPREAD * seconds)
         self._until(lambda: not self._untold(), end)
+        self._hand_back()
         self._until(lambda: not self._open_sockets(), min(end, self._now() + _FLUSH))
         self._users.retire()
         self._until(lambda: self._sent() and self._users.retired, end)

@@ -232,6 +232,7 @@ class LivePush:
             clients=farewell,
             untold=lambda: connected.untold,
             open_sockets=link.open_sockets,
+            hand_back=link.hand_back,
             users=presence,
             sent=lambda: outgoing.is_empty,
             spawn=server.start_background_task,

@@ -30,7 +30,7 @@ class Process:
         self.start = self.clock.now
         self.open = {f"client {number}" for number in range(clients)}
         self.obeys = obeys
-        self.untold = self.sockets = 0
+        self.untold = self.sockets = self.others = 0
         self.is_sent: Callable[[], bool] = lambda: True
         self.asked: list[float] = []
         self.closed: list[float] = []
@@ -44,6 +44,7 @@ class Process:
             clients=self,
             untold=lambda: self.untold,
             open_sockets=lambda: self.sockets,
+            hand_back=self.hand_back,
             users=self,
             sent=self.has_sent,
             spawn=self._work.append,
@@ -74,6 +75,11 @@ class Process:
         if self.obeys is not None and self._goes is None:
             self._goes = self.clock.now + self.obeys
 
+    def hand_back(self) -> None:
+        assert not self.open
+        self.sockets -= self.others
+        self.others = 0
+
     def connections(self) -> list[str]:
         return sorted(self.open)
 
@@ -103,6 +109,12 @@ def test_without_clients_it_is_done_at_once() -> None:
     assert leave(process) == 0
     assert process.moves
     assert process.retired
+
+
+def test_what_waits_for_other_processes_does_not_keep_it() -> None:
+    process = Process(10, obeys=3)
+    process.sockets = process.others = 5
+    assert leave(process) == pytest.approx(3, abs=0.1)
 
 
 def test_it_is_done_as_soon_as_all_have_gone() -> None:

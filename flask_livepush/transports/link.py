@@ -38,6 +38,7 @@ class Link:
             drivers don't.
         open_sockets: How many sockets are not ended yet, though their connections may
             be closed; 0 where nobody knows.
+        hand_back: Has polls that wait here for other processes answered soon.
     """
 
     outlet: Outlet
@@ -46,6 +47,7 @@ class Link:
     evict_by: Callable[[Evict], None]
     every: Callable[[float, Callable[[], None]], None]
     open_sockets: Callable[[], int]
+    hand_back: Callable[[], None]
 
 
 def link(
@@ -69,6 +71,7 @@ def link(
             evict_by=lambda evict: None,
             every=lambda seconds, look: None,
             open_sockets=lambda: 0,
+            hand_back=lambda: None,
         )
     engine = Engine.replace(
         server,
@@ -114,4 +117,5 @@ def link(
         evict_by=evict_by,
         every=engine.every,
         open_sockets=lambda: engine.open_sockets,
+        hand_back=engine.hand_back,
     )

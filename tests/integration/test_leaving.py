@@ -388,6 +388,23 @@ def test_who_polls_leaves_through_another_process(queue: dict[str, Any]) -> None
         assert problems(goes) == problems(stays) == []
 
 
+def test_who_polls_by_another_process_that_leaves_stays(queue: dict[str, Any]) -> None:
+    """Bug: that process took the client's connection along."""
+    with ExitStack() as stack:
+        stays = stack.enter_context(gunicorn("gthread", settings=queue))
+        goes = stack.enter_context(gunicorn("gthread", settings=queue))
+        query = enter_polling(stays)
+        with Place(goes).connect() as poll:
+            poll.send_request(query)
+            sid = query.partition("sid=")[2]
+            until(lambda: Place(stays).request("", path=f"/polled/{sid}").json)
+            goes.send(signal.SIGTERM)
+            assert poll.answer().text == "6"
+        assert ended(goes, 30) < 5
+        assert Place(stays).request(query, "POST", body="1").text == "ok"
+        assert problems(goes) == problems(stays) == []
+
+
 def test_who_moves_stays_in_the_room_and_who_leaves_is_soon_gone(
     queue: dict[str, Any],
 ) -> None:

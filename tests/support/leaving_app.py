@@ -71,6 +71,13 @@ def present(room_id: int) -> Any:
     return jsonify([user["id"] for user in livepush.presence(f"chat:{room_id}")])
 
 
+@app.get("/polled/<sid>")
+def polled(sid: str) -> Any:
+    """Say whether a poll of a session of this process waits."""
+    session = livepush.socketio.server.eio.sockets.get(sid)
+    return jsonify(session is not None and session.poll is not None)
+
+
 @app.get("/pid")
 def pid() -> Any:
     """Return the process's id, and how many threads it has."""

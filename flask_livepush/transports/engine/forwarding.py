@@ -188,6 +188,13 @@ class Forwarding:
         if begins:
             self._spawn(self._watch)
 
+    def hand_back(self) -> None:
+        """Have all polls on their way answered soon: this process ends."""
+        with self._lock:
+            owners = {waiting.owner for waiting in self._waiting.values()}
+        for owner in owners:
+            self._peers.post(owner, _written(["ENDS", self.name]))
+
     def refuse(self, refusal: Refusal) -> Refusal:
         """Count a request that is refused; return what it is told."""
         return self._refused("refused", refusal)
@@ -297,6 +304,7 @@ class Forwarding:
         - ``GET`` or ``POST``, number, node, session, mark, and a body: answer that;
         - ``ANSWER``, number, status, and a body: it was answered;
         - ``LEFT``, number, node: nobody waits for the answer any more;
+        - ``ENDS``, node: answer all that it waits for, by nothing;
         - ``WAITING``, node, numbers: answer by ``HERE``, node, and those of them of
           which nothing is known: they were answered, and the answer was lost.
         """
@@ -313,6 +321,9 @@ class Forwarding:
         elif verb == "LEFT":
             number, node = args
             self._forget(int(number), str(node))
+        elif verb == "ENDS":
+            (node,) = args
+            self._release(str(node))
         elif verb == "WAITING":
             node, numbers = args
             self._tell_unknown(str(node), numbers)
@@ -350,6 +361,13 @@ class Forwarding:
             poll = self._polls.pop((node, number), None)
         if poll is not None:
             poll.leave()
+
+    def _release(self, node: str) -> None:
+        with self._lock:
+            polls = [poll for (by, _), poll in self._polls.items() if by == node]
+        for poll in polls:
+            if poll is not None:
+                poll.release()
 
     def _tell_unknown(self, node: str, numbers: Iterable[Any]) -> None:
         with self._lock:

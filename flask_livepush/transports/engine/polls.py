@@ -85,6 +85,10 @@ class HandingPoll:
     def replaced(self) -> None:
         self._loop.soon(self._refuse)
 
+    def release(self) -> None:
+        """Wait no more: be answered soon, by nothing if there is nothing."""
+        self._sessions.release(self._session, self)
+
     def leave(self) -> None:
         """Wait no more: nobody would get the answer."""
         self._sessions.leave(self._session, self)

@@ -171,6 +171,11 @@ class Engine(engineio.Server):  # type: ignore[misc]
         """
         self._looks.append((seconds, look))
 
+    def hand_back(self) -> None:
+        """Have what waits here for other processes answered soon: this one ends."""
+        if self._forwarding is not None:
+            self._forwarding.hand_back()
+
     @property
     def open_sockets(self) -> int:
         """How many have not gone yet, those that were closed included."""

@@ -305,6 +305,13 @@ class Sessions:
                 self._leaving.pop(session.sid, None)
             return batch
 
+    def release(self, session: Session, poll: Poll) -> None:
+        """Let a poll be answered soon, by nothing if there is nothing."""
+        with self.lock:
+            if session.poll is poll:
+                session.waiting.append((NOTHING, False))
+                poll.ready()
+
     def leave(self, session: Session, poll: Poll) -> None:
         """Forget a poll whose client has gone."""
         with self.lock:

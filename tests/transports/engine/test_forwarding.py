@@ -107,9 +107,13 @@ class Left(HandingPoll):
 
     def __init__(self) -> None:
         self.times = 0
+        self.released = 0
 
     def leave(self) -> None:
         self.times += 1
+
+    def release(self) -> None:
+        self.released += 1
 
 
 class Counts(Metrics):
@@ -375,6 +379,19 @@ def test_an_owner_is_not_blamed_for_a_queue_that_is_away(world: World) -> None:
     world.owner.answer[0](Reply("hello"))
     assert world.settled()
     assert poll.status == 200
+
+
+def test_a_process_that_ends_has_its_polls_answered(world: World) -> None:
+    """Bug: clients of others lost their sessions with it, though it left politely."""
+    poll = world.one.ask(world.sid)
+    Process(world.post, world.clock, "33333333").ask(sid_of("22222222", 1))
+    world.post.carry()
+    world.one.forwarding.hand_back()
+    assert world.post.carry() == ["ENDS"]
+    assert world.owner.poll.released == 1
+    world.owner.answer[0](Reply("6"))
+    world.post.carry()
+    assert poll.answers[0].body == "6"
 
 
 def test_a_poll_that_could_not_be_sent_is_refused(world: World) -> None:

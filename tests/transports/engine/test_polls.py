@@ -127,6 +127,17 @@ def test_a_session_that_ends_answers_its_poll(world: World, session: Session) ->
     assert poll.said == "1"
 
 
+def test_one_that_is_released_is_answered_by_what_there_is(
+    world: World, session: Session
+) -> None:
+    poll = world.poll(session)
+    poll.poll.release()
+    world.turn()
+    assert poll.said == "6"
+    poll.poll.release()
+    assert world.poll(session).waits
+
+
 def test_what_comes_for_one_that_has_left_waits_for_the_next(
     world: World, session: Session
 ) -> None:
