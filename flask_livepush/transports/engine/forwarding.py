@@ -77,13 +77,15 @@ class Serve(Protocol):
         """Return the poll that waits, if one does."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Waiting:
     owner: str
     sid: str
     size: int
     request: Request
     until: float
+    # The owner is not asked about what it may not have yet.
+    posted: bool = False
 
 
 class Forwarding:
@@ -185,6 +187,7 @@ class Forwarding:
         self._peers.post(
             owner, _written(head, asked.body), partial(self._not_sent, number)
         )
+        waiting.posted = True
         if begins:
             self._spawn(self._watch)
 
@@ -260,7 +263,7 @@ class Forwarding:
             for number, waiting in self._waiting.items():
                 if waiting.until <= now:
                     late.append(number)
-                else:
+                elif waiting.posted:
                     by_owner.setdefault(waiting.owner, []).append(number)
             silence = {owner: self._silence[owner] + 1 for owner in by_owner}
             self._silence = Counter(silence)

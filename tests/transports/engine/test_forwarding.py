@@ -455,7 +455,23 @@ def test_a_refusal_that_is_lost_ends_nothing(world: World) -> None:
     assert world.owner.ended == []
 
 
-def test_a_look_does_not_overtake_the_poll_or_its_answer(world: World) -> None:
+def test_a_look_does_not_overtake_the_request(world: World) -> None:
+    """Bug: the owner did not know it yet, and the client was told 400."""
+    first = world.one.ask(sid_of("22222222", 1))
+    post = world.one.peer.post
+
+    def after_a_look(name: str, message: bytes, lost: Lost | None = None) -> None:
+        world.one.peer.post = post  # type: ignore[method-assign]
+        world.one.forwarding.look()
+        post(name, message, lost)
+
+    world.one.peer.post = after_a_look  # type: ignore[method-assign]
+    poll = world.one.ask(world.sid)
+    assert world.post.carry() == ["GET", "WAITING", "GET", "HERE"]
+    assert first.answers == poll.answers == []
+
+
+def test_a_look_does_not_overtake_the_answer(world: World) -> None:
     poll = world.one.ask(world.sid)
     world.one.forwarding.look()
     assert world.post.carry("GET") == ["GET"]
