@@ -69,8 +69,8 @@ TABLE: tuple[Metric, ...] = (
         "forwarded_total",
         "counter",
         "Requests of polling clients that came to another process than their "
-        "session's. answered: through that one; unknown: there is none of its name "
-        "(any more); refused: too large, or too many at once; failed: the message "
+        "session's. answered: through that one; unknown: the id is nobody's (any "
+        "more); refused: too large, or too many at once; failed: the message "
         "queue did not answer, or nothing came back in time; left: the client went "
         "before.",
         "outcome",

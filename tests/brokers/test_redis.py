@@ -29,6 +29,7 @@ from flask_livepush.brokers.redis_format import (
     read_message,
 )
 from flask_livepush.brokers.redis_namespace import Namespace
+from flask_livepush.brokers.redis_peers import RedisPeers
 from flask_livepush.brokers.redis_servers import _MAX_CONNECTIONS, QUICK, TURN, Wire
 from flask_livepush.brokers.redis_topologies import OneServer
 from flask_livepush.brokers.redis_url import Address, parse, without_password
@@ -1266,6 +1267,17 @@ def test_works_under_the_documented_rules(
     spawn(lambda: heard.append(next(channel.listen())))
     assert until(lambda: channel.publish("plain") and heard) == [b"plain"]
 
+    peers = RedisPeers(
+        servers(url), prefix="notes", spawn=spawn, sleep=time.sleep, now=time.monotonic
+    )
+    told: list[bytes] = []
+    peers.listen(told.append, lambda: None)
+    until(peers.enter)
+    peers.post(peers.name, b"a request")
+    until(lambda: told == [b"a request"])
+    assert peers._reader is not None
+    peers._reader.close()
+
     for key, may in (("A", True), ("B", False)):
         namespace = Namespace(
             servers(url), prefix="notes", config={"SECRET_KEY": key}, now=time.monotonic
@@ -1312,6 +1324,7 @@ def test_the_documented_rules_refuse_another_prefix(
             ("PUBLISH", "others:1:socketio", "x"),
             ("EVAL", "return redis.call('PUBLISH', 'others:1:socketio', 'x')", 0),
             ("SUBSCRIBE", "others:1:{a}:live"),
+            ("SUBSCRIBE", Names("others").peer("a")),
             ("PSUBSCRIBE", "*"),
             ("KEYS", "*"),
             ("FLUSHALL",),

@@ -7,6 +7,7 @@ processes meet it), ``SOAK_SECONDS`` says how long it takes.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
@@ -43,6 +44,8 @@ SOON = 20.0
 # Seconds from a process's end to when all but one in a hundred of its clients are live
 # again, at full length; one comes back after 0.5 to 1.5 s.
 BACK = 2.0
+# Seconds after which nobody has lost a connection because of that.
+TOLD = 5.0
 # A client whose server is killed leaves its socket to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
@@ -282,28 +285,25 @@ def any_of(kept: dict[str, int]) -> bool:
 
 def late(crowd: Crowd, place: Place, back: float) -> list[str]:
     """Print when clients were live again after the last kill; return what was late."""
-    first = min(place.killed)
-    found = [
-        f"{outage.kind}: lost its connection and nothing had died: {outage.why}"
-        for outage in crowd.outages
-        if outage.noticed < first
-    ]
-    for kind in sorted({outage.kind for outage in crowd.outages}):
-        of_kind = [
-            outage
-            for outage in crowd.outages
-            if outage.kind == kind and outage.noticed >= first
-        ]
-        after = sorted(
-            outage.live - place.killed[bisect(place.killed, outage.noticed) - 1]
-            for outage in of_kind
-        )
-        median, most = (after[int(share * (len(after) - 1))] for share in (0.5, 0.99))
+    after: dict[str, list[tuple[float, str]]] = {}
+    found = []
+    for outage in crowd.outages:
+        number = bisect(place.killed, outage.noticed)
+        kill = place.killed[number - 1] if number else -math.inf
+        if outage.noticed - kill > TOLD:
+            found.append(f"{outage.kind}: lost though nothing had died: {outage.why}")
+        else:
+            pair = (outage.live - kill, outage.why)
+            after.setdefault(outage.kind, []).append(pair)
+    for kind, pairs in sorted(after.items()):
+        seconds = sorted(took for took, _ in pairs)
+        last = len(seconds) - 1
+        median, most = (seconds[int(share * last)] for share in (0.5, 0.99))
         told = (
-            f"{kind}: {len(after)} were live again, half in {median:.2f} s, 99 % in "
-            f"{most:.2f} s, all in {after[-1]:.2f} s"
+            f"{kind}: {len(seconds)} were live again, half in {median:.2f} s, 99 % in "
+            f"{most:.2f} s, all in {seconds[-1]:.2f} s"
         )
-        print(told, dict(Counter(outage.why for outage in of_kind)))
+        print(told, dict(Counter(why for _, why in pairs)))
         if most > back:
             found.append(told)
     return found

@@ -159,8 +159,10 @@ class Forwarding:
             Refusal: The id is nobody's, or nobody can be asked.
         """
         sid, owner = asked.sid, asked.sid[:NAME_LENGTH]
-        if not _SID.match(sid) or owner == self.name:
+        if owner == self.name:
             raise unknown_sid()
+        if not _SID.match(sid):
+            raise self._refused("unknown", unknown_sid())
         if not self.enter():  # the answer would not arrive
             raise self._refused("failed", unavailable())
         number = next(self._numbers)

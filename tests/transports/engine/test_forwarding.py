@@ -246,7 +246,12 @@ def test_an_owners_refusal_is_passed_on(world: World) -> None:
 )
 def test_nobody_is_asked_for_what_is_no_id(sid: str, world: World) -> None:
     assert world.one.refuses(sid) == "400"
-    assert world.one.refuses(sid_of("11111111")) == "400"  # its own, which it has not
+    assert world.settled()
+    assert world.one.counted() == {"unknown": 1}
+
+
+def test_a_process_does_not_ask_itself(world: World) -> None:
+    assert world.one.refuses(sid_of("11111111")) == "400"
     assert world.settled()
     assert world.one.counted() == {}
 
