@@ -136,6 +136,11 @@ def _patch(mode: str | None, info: ScriptInfo) -> None:
     patched = choose_async_mode(None)
     if mode is None or mode == patched:
         return
+    if find_spec(mode) is None:
+        raise click.ClickException(
+            f"{mode} is not installed; pip install "
+            f'"flask-livepush[{mode}]", or leave --mode out.'
+        )
     if info.create_app is not None or patched != "threading":
         raise click.ClickException(
             f"--mode {mode} is for the flask command, in a process that nobody has "
@@ -352,11 +357,13 @@ def _examine_application(info: ScriptInfo, arguments: str | None) -> Iterator[Fi
         yield Finding("settings", "problem", str(wrong), "See docs/configuration.md.")
         return
     yield Finding("settings", "ok", f"The settings of {app.name!r} can be read.")
-    served = None
+    served, is_unreadable = None, False
     try:
         served = gunicorn_settings.read(arguments, os.environ, Path.cwd())
     except gunicorn_settings.Unreadable as unreadable:
-        yield Finding("workers", "problem", concealed(str(unreadable)))
+        is_unreadable = True
+        said = concealed(str(unreadable))
+        yield Finding("workers", "problem", said, unreadable.remedy)
     extension: LivePush | None = app.extensions.get("livepush")
     runs_in = None
     if extension is not None:
@@ -373,6 +380,7 @@ def _examine_application(info: ScriptInfo, arguments: str | None) -> Iterator[Fi
             runs_in=runs_in,
             descriptors=_descriptors(),
             gevent_websocket=find_spec("geventwebsocket") is not None,
+            unreadable=is_unreadable,
         )
     )
     if _is_made_anew(info, app):

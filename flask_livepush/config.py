@@ -123,6 +123,8 @@ def _switch_interval(value: Any) -> str | None:
 def _queue(value: Any) -> str | None:
     if value is None or (isinstance(value, str) and "://" in value):
         return None
+    if isinstance(value, str) and value:  # which may have a password in it
+        return "it has no scheme: write it as in 'redis://localhost:6379'"
     return "it must be None or a URL such as 'redis://localhost:6379/0'"
 
 
@@ -471,6 +473,11 @@ def read(settings: Mapping[str, Any]) -> Config:
 
 
 def _unknown(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    # Whatever else is spelled like it, such a name is most often meant for the queue.
+    is_queue = any(word in key for word in ("REDIS", "URL", "QUEUE", "BROKER"))
+    cutoff = 0.9 if is_queue else 0.6
+    near = difflib.get_close_matches(key, known, n=1, cutoff=cutoff)
+    if is_queue and not near:
+        near = ["LIVEPUSH_MESSAGE_QUEUE"]
     hint = f"did you mean {near[0]}?" if near else "see docs/configuration.md."
     return f"{key} is not a setting of flask_livepush; {hint}"

@@ -364,9 +364,11 @@ class LivePush:
 
     def track(
         self,
+        bare: None = None,
+        /,
         *,
-        rooms: Any,
-        fields: Any,
+        rooms: Any = None,
+        fields: Any = None,
         kind: str | None = None,
         key: str = "id",
         when: Callable[[Any], Any] | None = None,
@@ -381,6 +383,11 @@ class LivePush:
         Raises:
             ConfigError: Something named does not exist or does not fit.
         """
+        if bare is not None or rooms is None or fields is None:
+            raise ConfigError(
+                "@livepush.track: say in which rooms and with which fields, as "
+                "@livepush.track(rooms=chat, fields=('id', 'text'))."
+            )
 
         def decorate(model: C) -> C:
             self._live_models().track(

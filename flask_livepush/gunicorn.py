@@ -69,9 +69,14 @@ def problems(worker: Any, applications: list[Draining]) -> tuple[list[str], list
     warnings: list[str] = []
     if not isinstance(worker, (ThreadWorker, AsyncWorker)):
         errors.append(
-            f"worker_class is {kind!r}; flask_livepush can't work with it, since a "
-            "client that waits would keep all others waiting. Use "
-            "worker_class = 'gthread' with threads = 16, or 'gevent'."
+            f"worker_class is {kind!r}; flask_livepush can't work with it"
+            + (
+                ": one slow view stops everything of a process: while it runs, nobody "
+                "connects and no poll is answered."
+                if kind == "sync"
+                else "."
+            )
+            + " Use worker_class = 'gthread' with threads = 16, or 'gevent'."
         )
         return errors, warnings
     if not applications:

@@ -15,7 +15,7 @@ from .brokers.base import Broker
 from .brokers.memory import MemoryBroker
 from .brokers.peers import Peers
 from .config import Config
-from .errors import BrokerError, ConfigError
+from .errors import BrokerError, BrokerUnavailable, ConfigError
 from .metrics import Metrics
 from .presence.base import PresenceStore
 from .presence.memory import MemoryPresence
@@ -114,6 +114,12 @@ def of(name: str, settings: Config, secrets: Mapping[str, Any]) -> MessageQueue 
     try:
         refusal = queue.refusal()
     except (BrokerError, ConfigError) as error:
+        if settings.require_queue and isinstance(error, BrokerUnavailable):
+            raise BrokerUnavailable(
+                f"{str(error).rstrip('.')}. Start it, or correct "
+                "LIVEPUSH_MESSAGE_QUEUE; flask livepush doctor examines it. With "
+                "LIVEPUSH_REQUIRE_QUEUE = False the application starts without it."
+            ) from error
         if settings.require_queue:
             raise
         log.error("Starting without the message queue: %s", error)

@@ -126,7 +126,8 @@ class Pages:
             if missing:
                 raise UsageError(
                     f"@livepush.page({room.pattern.text!r}) on the view "
-                    f"{request.endpoint!r}: its URL has no {missing[0]!r}."
+                    f"{request.endpoint!r}: its URL has no {missing[0]!r}; name a "
+                    "variable of its route so, or take a room whose variables it has."
                 )
             try:
                 name = room.name(**{v: given[v] for v in room.pattern.variables})

@@ -409,6 +409,17 @@ class Tracked:
             + (" Name the one that clients know a row by with key=." * (what == "key"))
         )
 
+    def _text_column(self, name: object, what: str) -> str:
+        """Return a column that JSON can hold, as far as its type says."""
+        found = self._column(name, what)
+        if _holds_bytes(self._columns[found].type):
+            raise ConfigError(
+                f"track() of {self.name}: {what} {name!r} holds bytes, which JSON "
+                "can't; give a callable that encodes them, as fields={"
+                f"{found!r}: lambda row: base64.b64encode(row.{found}).decode()}}."
+            )
+        return found
+
     def _checked_key(self, key: str) -> str:
         column = self._columns[self._column(key, "key")]
         if self.primary_key == (key,) or self._is_unique(column):
@@ -496,7 +507,7 @@ class Tracked:
         if isinstance(fields, Mapping):
             checked = {n: self._checked_field(n, f) for n, f in fields.items()}
         else:
-            checked = {self._column(n, "field"): n for n in fields}
+            checked = {self._text_column(n, "field"): n for n in fields}
         key = checked.setdefault(self.key, self.key)
         if key != self.key and key not in _CONVERSIONS:
             raise ConfigError(
@@ -515,13 +526,22 @@ class Tracked:
             return field  # type: ignore[no-any-return]
         if callable(field):
             return field  # type: ignore[no-any-return]
-        return self._column(field, f"the column of field {name!r},")
+        return self._text_column(field, f"the column of field {name!r},")
 
 
 def by_model(tracked: Sequence[Tracked]) -> tuple[tuple[Tracked, ...], ...]:
     """Put the declarations of one model together."""
     models = dict.fromkeys(t.model for t in tracked)
     return tuple(tuple(t for t in tracked if t.model is m) for m in models)
+
+
+def _holds_bytes(kind: Any) -> bool:
+    if isinstance(kind, sa.types.TypeDecorator):
+        return False  # what it makes of what is stored, it need not say
+    try:
+        return kind.python_type is bytes
+    except NotImplementedError:
+        return False
 
 
 def _fits(kind: Any, value: int) -> bool:

@@ -122,6 +122,15 @@ def test_serve_says_which_mode_an_application_wants() -> None:
     assert "--mode" in result.output
 
 
+def test_serve_says_what_to_install_for_a_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bug: it was a traceback."""
+    monkeypatch.setitem(sys.modules, "gevent", None)  # as if it were not installed
+    info = ScriptInfo(create_app=make())
+    result = CliRunner().invoke(livepush, ["serve", "--mode", "gevent"], obj=info)
+    assert result.exit_code == 1
+    assert 'pip install "flask-livepush[gevent]"' in result.output
+
+
 def test_serve_needs_livepush() -> None:
     info = ScriptInfo(create_app=lambda: Flask("plain"))
     result = CliRunner().invoke(livepush, ["serve"], obj=info)
@@ -172,6 +181,13 @@ def test_examines_an_application_for_another_mode(redis_url: str) -> None:
     assert result.exit_code == 0, result.output
     assert "this process is not patched for it" in result.output
     assert "does not start" not in result.output
+
+
+def test_says_once_that_gunicorn_can_not_read_its_settings() -> None:
+    result = doctor("--gunicorn", "--bogus", create=make())
+    assert "unrecognized arguments: --bogus" in result.output
+    assert "Correct --gunicorn" in result.output
+    assert "is not known" not in result.output
 
 
 def test_says_which_setting_is_wrong() -> None:

@@ -74,6 +74,11 @@ def test_refuses_with_the_value_and_the_remedy(key: str, value: Any, says: str) 
         ("LIVEPUSH_MAXROOMS", "LIVEPUSH_MAX_ROOMS"),
         ("LIVEPUSH_ORIGINS", "LIVEPUSH_CORS_ORIGINS"),
         ("LIVEPUSH_", "LIVEPUSH_PUSH"),
+        ("LIVEPUSH_REDIS_URL", "LIVEPUSH_MESSAGE_QUEUE"),
+        ("LIVEPUSH_URL", "LIVEPUSH_MESSAGE_QUEUE"),
+        ("LIVEPUSH_BROKER", "LIVEPUSH_MESSAGE_QUEUE"),
+        ("LIVEPUSH_QUEUE", "LIVEPUSH_MESSAGE_QUEUE"),
+        ("LIVEPUSH_URL_PREFIXES", "LIVEPUSH_URL_PREFIX"),
     ],
 )
 def test_names_the_nearest_key_for_an_unknown_one(key: str, near: str) -> None:

@@ -12,6 +12,7 @@ from flask_livepush import LivePush
 from flask_livepush.errors import BrokerUnavailable, ConfigError
 from tests.support.connections import Site
 from tests.support.redis import RedisServer, redis_server, until
+from tests.support.servers import unused_port
 
 
 def start(name: str = "app", **settings: Any) -> LivePush:
@@ -35,6 +36,17 @@ def stop(*made: LivePush) -> None:
 def test_refuses_what_is_no_url(value: object) -> None:
     with pytest.raises(ConfigError, match="LIVEPUSH_MESSAGE_QUEUE is"):
         start(MESSAGE_QUEUE=value)
+
+
+def test_says_that_a_url_has_no_scheme() -> None:
+    with pytest.raises(ConfigError, match=r"no scheme.*'redis://localhost:6379'"):
+        start(MESSAGE_QUEUE="localhost:6379")
+
+
+def test_says_what_to_do_about_a_queue_that_is_away() -> None:
+    url = f"redis://127.0.0.1:{unused_port()}"
+    with pytest.raises(BrokerUnavailable, match=r"does not answer.*REQUIRE_QUEUE"):
+        start(MESSAGE_QUEUE=url)
 
 
 def test_an_unusable_url_is_not_shown_with_its_password() -> None:

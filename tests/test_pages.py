@@ -162,7 +162,7 @@ def test_the_element_works_in_the_page_of_that_room_alone() -> None:
 
 def test_says_when_a_views_url_lacks_the_rooms_variable() -> None:
     site = Site(TESTING=True)
-    with pytest.raises(UsageError, match=r"'wrong': its URL has no 'user_id'"):
+    with pytest.raises(UsageError, match=r"'wrong': its URL has no 'user_id'; name"):
         site.client().get("/names/x")
 
 

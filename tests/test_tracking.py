@@ -389,12 +389,31 @@ def test_invalidates_every_room_when_rooms_or_when_raises(
 def test_invalidates_the_room_when_a_value_can_not_be_sent(
     world: World, field: str, value: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = item(world, rooms=world.room("all"), fields=("id", field))
+    fields = {"id": "id", field: lambda row: getattr(row, field)}
+    model = item(world, rooms=world.room("all"), fields=fields)
     position = world.livepush.position("all")
     add(world, model(**{field: value}), model())
     assert set(since(world, "all", position)) == {"item.invalidated", "item.created"}
     assert f"field '{field}'" in caplog.text
     assert "Item" in caplog.text
+
+
+@pytest.mark.parametrize("fields", [("id", "blob"), {"picture": "blob"}])
+def test_refuses_fields_that_hold_bytes(world: World, fields: Any) -> None:
+    """Bug: it was accepted, and nobody could join a room with such a row."""
+    with pytest.raises(ConfigError, match=r"'blob' holds bytes.*row\.blob"):
+        item(world, rooms=world.room("all"), fields=fields)
+
+
+def test_says_how_a_bare_decorator_is_called(world: World) -> None:
+    """Bug: it was a TypeError about positional arguments."""
+    model = item(world)
+    with pytest.raises(ConfigError, match=r"@livepush\.track\(rooms="):
+        world.livepush.track(model)
+    with pytest.raises(ConfigError, match=r"@livepush\.room\('"):
+        world.livepush.room(lambda user: True)
+    with pytest.raises(ConfigError, match=r"@livepush\.page\('"):
+        world.livepush.page(lambda: "")
 
 
 class Money(sa.types.TypeDecorator[Decimal]):

@@ -42,6 +42,7 @@ class Application:
             not made.
         descriptors: How many this process may open; None: not known.
         gevent_websocket: Whether that package is installed here.
+        unreadable: Whether gunicorn could not say how it would serve it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Application:
     runs_in: str | None
     descriptors: int | None
     gevent_websocket: bool
+    unreadable: bool = False
 
     @property
     def processes(self) -> int:
@@ -67,6 +69,7 @@ def check(app: Application) -> Iterator[Finding]:
     """Examine an application."""
     yield from _secret_key(app)
     yield from _workers(app)
+    yield from _hooks(app)
     yield from _async_mode(app)
     yield from _processes(app)
     yield from _prefix(app)
@@ -115,8 +118,8 @@ def _workers(app: Application) -> Iterator[Finding]:
         yield Finding(
             "workers",
             "problem",
-            f"gunicorn's workers are sync: {shown}. While a view runs, nobody connects "
-            "and no poll is answered.",
+            f"gunicorn's workers are sync: {shown}. One slow view stops everything of "
+            "a process: while it runs, nobody connects and no poll is answered.",
             "--worker-class gthread --threads 16",
         )
     elif served.mode is None:
@@ -142,6 +145,19 @@ def _workers(app: Application) -> Iterator[Finding]:
         )
     else:
         yield Finding("workers", "ok", f"gunicorn: {shown}.")
+
+
+def _hooks(app: Application) -> Iterator[Finding]:
+    served = app.served
+    if served is not None and served.mode is not None and not served.drains:
+        yield Finding(
+            "hooks",
+            "hint",
+            "gunicorn's workers end without draining: flask_livepush's "
+            "post_worker_init is not among their hooks.",
+            "from flask_livepush.gunicorn import post_worker_init in gunicorn.conf.py, "
+            "or -c python:flask_livepush.gunicorn where there is none.",
+        )
 
 
 def _counted(number: int, noun: str) -> str:
@@ -201,7 +217,7 @@ def _async_mode(app: Application) -> Iterator[Finding]:
 
 def _processes(app: Application) -> Iterator[Finding]:
     count = app.processes
-    if app.served is None:
+    if app.served is None and not app.unreadable:
         yield Finding(
             "workers",
             "hint",

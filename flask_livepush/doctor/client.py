@@ -6,8 +6,10 @@ Knows Engine.IO's transport; what answers mean for a site is for others.
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -46,6 +48,7 @@ class Client:
         forwarded: Whether processes forward its requests to each other.
         has_websockets: Whether a WebSocket works.
         entered: Whether Socket.IO has let this client in.
+        brings_cookies: Whether it was given any.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Client:
         self._cookies: dict[str, str] = {}
         for part in (cookie or "").split(";"):
             self.keep(part)
+        self.brings_cookies = bool(self._cookies)
         self._to_end: list[str] = []
         self.over = False
         self.sid = ""
@@ -88,6 +92,19 @@ class Client:
             OSError: It can't be had.
         """
         return Wire(self.address, within=self.within, now=self.now)
+
+    def should_encrypt(self) -> bool:
+        """Say whether a port that is asked without TLS speaks it."""
+        if self.address.tls is not None:
+            return False
+        # Nothing is sent through it, so whose certificate it is does not matter.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        address = replace(self.address, tls=context)
+        with suppress(OSError), Wire(address, within=self.within, now=self.now):
+            return True
+        return False
 
     def open(self, **options: Any) -> tuple[Answer, Mapping[str, Any] | None]:
         """Ask for a session that polls; return the answer, and what it says of one.

@@ -25,6 +25,13 @@ STICKY = (
     "insert, App Engine: session_affinity, gunicorn: one worker a port); "
     "docs/deploying.md."
 )
+# Of a session that another process does not know: nothing forwards what is for it.
+QUEUE = (
+    "Set LIVEPUSH_MESSAGE_QUEUE = 'redis://…' and LIVEPUSH_PREFIX, the same in all "
+    "processes: they then forward such requests to each other (LIVEPUSH_ENGINE "
+    "'loop'), and show what others commit. After that, so that fewer are forwarded: "
+    f"{STICKY[0].lower()}{STICKY[1:]}"
+)
 
 
 @dataclass(frozen=True, slots=True)

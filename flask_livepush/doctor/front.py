@@ -70,7 +70,10 @@ def _reach(client: Client) -> Iterator[Finding]:
         remedy = "Correct the name, or its entry in the DNS."
     except ssl.SSLCertVerificationError as error:
         problem = f"its certificate is not believed ({error.verify_message})"
-        remedy = "Browsers refuse it too: renew it, with the whole chain."
+        remedy = (
+            "Browsers refuse it too: renew it, with the whole chain. One that you have "
+            "signed yourself: SSL_CERT_FILE=its-authority.pem before this command."
+        )
     except ssl.SSLError as error:
         problem = f"it does not speak TLS ({error.reason})"
         remedy = "Try http://, or look at the front's certificate and port."
@@ -186,6 +189,17 @@ def _check_health(client: Client) -> Iterator[Finding]:
                 f"{path} is answered 200, and its process can't reach the message "
                 "queue.",
                 "Run flask livepush doctor there, without a URL.",
+                taken,
+            )
+        elif answer.status == 200 and '"broker": "none"' in answer.text:
+            yield Finding(
+                name,
+                "hint",
+                f"{path} is answered 200; there is no LIVEPUSH_MESSAGE_QUEUE: right "
+                "for one process only; with several, what one commits is not shown by "
+                "the others.",
+                "LIVEPUSH_MESSAGE_QUEUE = 'redis://…' unless there is only one process "
+                "for good.",
                 taken,
             )
         elif answer.status == 200:

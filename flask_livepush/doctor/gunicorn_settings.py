@@ -29,6 +29,13 @@ class Settings(Application):
         pass
 
 cfg = Settings("%(prog)s").cfg
+hook = cfg.post_worker_init
+# Before the worker's class is loaded, which may be of the same module. A hook of
+# somebody's own calls ours, as far as can be seen.
+names = getattr(getattr(hook, "__code__", None), "co_names", ())
+drains = getattr(hook, "__module__", "") != "gunicorn.config" and (
+    "flask_livepush.gunicorn" in sys.modules or "flask_livepush.gunicorn" in names
+)
 error = None
 try:
     cfg.worker_class
@@ -40,6 +47,7 @@ found = dict(
     threads=cfg.threads,
     worker_class=str(cfg.worker_class_str),
     error=error,
+    drains=drains,
 )
 print()
 print({_MARK!r} + json.dumps(found))
@@ -56,6 +64,7 @@ class Gunicorn:
         threads: Threads of each.
         worker_class: As it is named there; ``gthread`` for sync with threads.
         error: Why there is no such worker class.
+        drains: Whether our ``post_worker_init`` is there, or one that may call it.
     """
 
     source: str
@@ -63,6 +72,7 @@ class Gunicorn:
     threads: int
     worker_class: str
     error: str | None = None
+    drains: bool = True
 
     @property
     def mode(self) -> str | None:
@@ -75,7 +85,16 @@ class Gunicorn:
 
 
 class Unreadable(Exception):
-    """Gunicorn could not read its settings; the message is a sentence."""
+    """Gunicorn could not read its settings; the message is a sentence.
+
+    Args:
+        message: The sentence.
+        remedy: What to do about it.
+    """
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 def read(
@@ -101,7 +120,10 @@ def read(
         try:
             words = shlex.split(arguments)
         except ValueError as error:
-            raise Unreadable(f"--gunicorn is no command line: {error}.") from None
+            raise Unreadable(
+                f"--gunicorn is no command line: {error}.",
+                "Close what is quoted, as in --gunicorn '-k gthread --threads 16'.",
+            ) from None
         if words and Path(words[0]).name == "gunicorn":
             del words[0]
     if environ.get("GUNICORN_CMD_ARGS"):
@@ -126,13 +148,19 @@ def read(
         )
     except subprocess.TimeoutExpired:
         raise Unreadable(
-            f"gunicorn has not read its settings within {_PATIENCE} s."
+            f"gunicorn has not read its settings within {_PATIENCE} s.",
+            "Look at what gunicorn.conf.py waits for.",
         ) from None
     for line in done.stdout.splitlines():
         if line.startswith(_MARK):
             found = json.loads(line.removeprefix(_MARK))
             return Gunicorn(" and ".join(sources), **found)
     if "No module named 'gunicorn'" in done.stderr:
-        raise Unreadable("gunicorn is not installed here.")
+        raise Unreadable(
+            "gunicorn is not installed here.", "Install it, as on the server."
+        )
     said = done.stderr.strip().splitlines() or ["it said nothing"]
-    raise Unreadable(f"gunicorn can't read its settings: {said[-1]}")
+    raise Unreadable(
+        f"gunicorn can't read its settings: {said[-1]}",
+        f"Correct {' or '.join(sources)}: gunicorn would not start either.",
+    )

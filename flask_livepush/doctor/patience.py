@@ -98,9 +98,16 @@ def hold(client: Client, patience: float) -> Iterator[Finding]:
             yield Finding(
                 "patience",
                 "ok",
-                f"{one.name} was held for {client.now() - one.began:.0f} s, with "
-                f"{one.pings} {'ping' if one.pings == 1 else 'pings'}.",
+                f"{one.name} was held for {client.now() - one.began:.0f} s and was not "
+                f"cut{_pings(one.pings)}.",
             )
+
+
+def _pings(count: int) -> str:
+    # That none came is no fault: the first is due after LIVEPUSH_PING_INTERVAL.
+    if not count:
+        return ""
+    return f", with {count} {'ping' if count == 1 else 'pings'}"
 
 
 def _held_websocket(client: Client, stack: ExitStack) -> _Held:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from .client import ECHO, Client, Lost, by, is_unknown, reason, without_query
-from .findings import HOLDS_BACK, STICKY, Finding
+from .findings import HOLDS_BACK, QUEUE, STICKY, Finding
 from .wire import Answer, Silent, WireError
 
 # Connections on which the same session is asked for; with two processes, and no
@@ -26,12 +26,15 @@ def open_session(client: Client) -> Iterator[Finding]:
         answer, opened = client.open()
     except (WireError, OSError) as error:
         client.over = True
-        yield client.broken("open", "A request to open a session", error, began)
+        yield _encrypted(client) or client.broken(
+            "open", "A request to open a session", error, began
+        )
         return
     taken = client.now() - began
     if opened is None:
         client.over = True
-        yield _not_opened(client, answer, taken)
+        encrypted = _encrypted(client) if answer.status == 400 else None
+        yield encrypted or _not_opened(client, answer, taken)
         return
     client.sid = str(opened["sid"])
     client.given = [
@@ -61,6 +64,19 @@ def open_session(client: Client) -> Iterator[Finding]:
             "The server offers no WebSocket to clients that poll.",
             "Leave allow_upgrades and transports of its SocketIO alone.",
         )
+
+
+def _encrypted(client: Client) -> Finding | None:
+    """Return the finding that a port is for https:// and was asked without it."""
+    if not client.should_encrypt():
+        return None
+    return Finding(
+        "open",
+        "problem",
+        f"The port {client.address.port} is for https://, and the address says "
+        "http://.",
+        "Give the address with https://.",
+    )
 
 
 def _not_opened(client: Client, answer: Answer, taken: float) -> Finding:
@@ -159,8 +175,7 @@ def _lost(client: Client, begins: str, said: str, taken: float) -> Finding:
         "problem",
         f"{begins} answered {said!r}: there are several processes, and the front does "
         f"not keep a client with one, {how}. Whoever has to poll is not connected.",
-        "Processes with the same LIVEPUSH_MESSAGE_QUEUE and LIVEPUSH_PREFIX forward "
-        f"such requests to each other. {STICKY}",
+        QUEUE,
         taken,
     )
 
@@ -207,13 +222,23 @@ def poll(client: Client) -> Iterator[Finding]:
         seconds=client.now() - sent,
     )
     client.entered = login.startswith("40")
-    yield _login(login)
+    yield _login(client, login)
 
 
-def _login(packet: str) -> Finding:
+def _login(client: Client, packet: str) -> Finding:
     if packet.startswith("40"):
         return Finding("login", "ok", "Socket.IO has let this client in.")
     said = _message(packet[2:])
+    if client.brings_cookies:
+        return Finding(
+            "login",
+            "hint",
+            f"The cookie that was given is no login, or none any more ({said}); all "
+            "else can be examined.",
+            "Log in with a browser, and copy the cookie of the session as it is, name "
+            "and value. A login ends when it expires, with a logout, and with another "
+            "SECRET_KEY.",
+        )
     return Finding(
         "login",
         "hint",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 from .client import ECHO, Client, by, is_unknown, reason
-from .findings import HOLDS_BACK, PROXY, STICKY, Finding
+from .findings import HOLDS_BACK, PROXY, QUEUE, STICKY, Finding
 from .wire import Answer, Silent, Wire, WireError
 
 # Seconds to wait for what was held back, once the connection is ended.
@@ -172,7 +172,7 @@ def upgrade(client: Client) -> Iterator[Finding]:
                     "hint" if client.forwarded else "problem",
                     "A session that polls can't change to WebSocket: the front "
                     f"leads its upgrade to another process ({reason(answer)}).",
-                    STICKY,
+                    STICKY if client.forwarded else QUEUE,
                     client.now() - began,
                 )
                 return

@@ -50,6 +50,8 @@ MOVE = 3.0
 _SELDOM = 8
 # Seconds before what failed is tried again.
 _AGAIN = 1.0
+# Seconds between two lines of the log that say so.
+_COMPLAINT = 60.0
 # Rooms that are asked for together.
 _BATCH = 500
 
@@ -122,6 +124,8 @@ class Presence:
         self._alive: set[str] = set()
         self._beats = 0
         self._next_beat = float("-inf")
+        self._complained = float("-inf")
+        self._is_over = True
 
     # -- what connections do; never waits for the store, except for a first list ------
 
@@ -274,8 +278,9 @@ class Presence:
         while True:
             try:
                 self.step()
+                self._rejoice()
             except BrokerError as error:
-                log.error("Who is where is not told to other processes: %s", error)
+                self._complain(error)
                 self._sleep(_AGAIN)
             except Exception:
                 log.exception("Seeing to presence failed; going on")
@@ -288,6 +293,17 @@ class Presence:
                 wait = due - self._now()
                 if wait > 0 and not (self._dirty or self._stale or self._retiring):
                     self._changed.wait(wait)
+
+    def _complain(self, error: BrokerError) -> None:
+        now = self._now()
+        if now - self._complained >= _COMPLAINT:
+            self._complained, self._is_over = now, False
+            log.error("Who is where is not told to other processes: %s", error)
+
+    def _rejoice(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            log.warning("Who is where is told to other processes again")
 
     def step(self) -> None:
         """Do what is due.

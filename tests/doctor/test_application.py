@@ -93,6 +93,7 @@ def test_finds_nothing_in_what_is_right() -> None:
         ({}, {"served": replace(GTHREAD, threads=2)}, "problem", "Too few threads"),
         ({"LIVEPUSH_ENGINE": "stock"}, {}, "problem", "each connection takes one"),
         ({}, {"served": None}, "hint", "How it will be served is not known"),
+        ({}, {"served": replace(GTHREAD, drains=False)}, "hint", "without draining"),
         (
             {"LIVEPUSH_ASYNC_MODE": "threading"},
             {"served": GEVENT},
@@ -184,6 +185,7 @@ def test_finds(
             "SQLite",
         ),
         ({"LIVEPUSH_ENGINE": "stock"}, {"descriptors": 1024}, "1,024"),
+        ({}, {"served": None, "unreadable": True}, "is not known"),
         (
             {"LIVEPUSH_ASYNC_MODE": "gevent"},
             {"patched": "gevent", "served": None},

@@ -127,6 +127,9 @@ def test_says_that_a_login_is_needed_and_uses_a_cookie(server: Server) -> None:
     (login,) = found["login"]
     assert login.level == "ok"
     assert value not in repr(found)
+    (login,) = examine(server.url, cookie="session=expired")["login"]
+    assert login.level == "hint"
+    assert "is no login, or none any more" in login.sentence
 
 
 @pytest.mark.parametrize(
@@ -209,6 +212,12 @@ def test_finds_processes_without_affinity(two: list[int], tmp_path: Path) -> Non
     (affinity,) = found["affinity"]
     assert "'Session ID unknown'" in affinity.sentence
     assert "no cookie" in affinity.sentence
+    for one in (affinity, *found["upgrade"]):
+        assert (one.remedy or "").startswith("Set LIVEPUSH_MESSAGE_QUEUE")
+    assert "be sticky" in (affinity.remedy or "")
+    (ready,) = found["ready"]
+    assert ready.level == "hint"
+    assert "right for one process only" in ready.sentence
     assert "polling" not in found
     assert found["websocket"][0].level == "ok"
     # Polls can't be held; a WebSocket can.
@@ -285,12 +294,16 @@ def test_finds_a_missing_forwarded_proto(server: Server, tmp_path: Path) -> None
     with nginx(tmp_path, [server.port], *lines, certificate=certificate) as url:
         found = examine(url, context=context, hold=0.1)
         (stranger,) = examine(url)["address"]
+        (plain,) = examine(url.replace("https", "http"))["open"]
     assert problems(found) == {"origin"}
     (origin,) = found["origin"]
     assert "X-Forwarded-Proto is missing" in origin.sentence
     assert "TLS" in found["address"][0].sentence
     assert stranger.level == "problem"
     assert "certificate is not believed" in stranger.sentence
+    assert "SSL_CERT_FILE" in (stranger.remedy or "")
+    assert plain.level == "problem"
+    assert "is for https://" in plain.sentence
     lines = (HOST, *UPGRADE, PROTO)
     with nginx(tmp_path, [server.port], *lines, certificate=certificate) as url:
         assert problems(examine(url, context=context, hold=0.1)) == set()

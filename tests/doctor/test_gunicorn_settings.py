@@ -31,14 +31,44 @@ def test_knows_nothing_where_nothing_is(tmp_path: Path) -> None:
 
 def test_reads_arguments_as_they_are_typed(tmp_path: Path) -> None:
     found = read("/venv/bin/gunicorn -w 2 --threads 8 notes:app", environ(), tmp_path)
-    assert found == Gunicorn("--gunicorn", 2, 8, "gthread")
+    assert found == Gunicorn("--gunicorn", 2, 8, "gthread", drains=False)
 
 
 def test_reads_a_configuration_and_the_environment(tmp_path: Path) -> None:
     (tmp_path / "gunicorn.conf.py").write_text(CONF)
     found = read(None, environ(GUNICORN_CMD_ARGS="--workers 5"), tmp_path)
     source = "GUNICORN_CMD_ARGS and gunicorn.conf.py"
-    assert found == Gunicorn(source, 5, 1, "gevent")
+    assert found == Gunicorn(source, 5, 1, "gevent", drains=False)
+
+
+OWN_HOOK = """
+def post_worker_init(worker):
+    from flask_livepush.gunicorn import post_worker_init
+    post_worker_init(worker)
+"""
+
+
+@pytest.mark.parametrize(
+    ("conf", "drains"),
+    [
+        ("from flask_livepush.gunicorn import post_worker_init", True),
+        (OWN_HOOK, True),
+        ("def post_worker_init(worker): ...", False),
+        ("import flask_livepush.gunicorn", False),
+        ("worker_class = 'flask_livepush.gunicorn.EventletWorker'", False),
+    ],
+)
+def test_knows_whether_workers_drain(tmp_path: Path, conf: str, drains: bool) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text(conf)
+    found = read(None, environ(), tmp_path)
+    assert found is not None
+    assert found.drains is drains
+
+
+def test_knows_the_hooks_of_a_module(tmp_path: Path) -> None:
+    arguments = "-c python:flask_livepush.gunicorn -k gthread"
+    found = read(arguments, environ(), tmp_path)
+    assert found == Gunicorn("--gunicorn", 1, 1, "gthread")
 
 
 def test_takes_web_concurrency_as_gunicorn_does(tmp_path: Path) -> None:
@@ -68,5 +98,6 @@ def test_says_what_can_not_be_read(
     tmp_path: Path, arguments: str, conf: str, said: str
 ) -> None:
     (tmp_path / "gunicorn.conf.py").write_text(conf)
-    with pytest.raises(Unreadable, match=said):
+    with pytest.raises(Unreadable, match=said) as caught:
         read(arguments, environ(), tmp_path)
+    assert caught.value.remedy

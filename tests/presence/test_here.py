@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -111,6 +111,38 @@ def test_several_connections_in_several_processes_are_one_user() -> None:
     it.after(10)
     assert it.shown(1) == ["ben"]
     assert it.told[1][-1] == ("a", [], ["ada"])
+
+
+def test_an_outage_is_told_once_a_minute_and_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Bug: it was told each second, and filled the log."""
+    clock = Clock()
+    store = Store(now=clock)
+    began = clock.now
+    work: list[Callable[[], None]] = []
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        if clock.now - began >= 100:
+            store.failing = False
+
+    node = Presence(
+        store,
+        relay=lambda room, step: node.close(),  # it is told, so all is well
+        tell=lambda room, joined, left: None,
+        spawn=work.append,
+        sleep=sleep,
+        now=clock,
+        damping=3,
+    )
+    store.failing = True
+    node.join("s1", "a", "ada")
+    work[0]()
+    assert [record.getMessage() for record in caplog.records] == [
+        *["Who is where is not told to other processes: no store"] * 2,
+        "Who is where is told to other processes again",
+    ]
 
 
 def test_the_store_is_not_asked_on_the_way_of_a_join() -> None:
