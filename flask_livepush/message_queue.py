@@ -116,7 +116,7 @@ def of(name: str, settings: Config, secrets: Mapping[str, Any]) -> MessageQueue 
     except (BrokerError, ConfigError) as error:
         if settings.require_queue and isinstance(error, BrokerUnavailable):
             raise BrokerUnavailable(
-                f"{str(error).rstrip('.')}. Start it, or correct "
+                f"{str(error).rstrip('.')}. Start that server, or correct "
                 "LIVEPUSH_MESSAGE_QUEUE; flask livepush doctor examines it. With "
                 "LIVEPUSH_REQUIRE_QUEUE = False the application starts without it."
             ) from error

@@ -26,9 +26,10 @@ def open_session(client: Client) -> Iterator[Finding]:
         answer, opened = client.open()
     except (WireError, OSError) as error:
         client.over = True
-        yield _encrypted(client) or client.broken(
-            "open", "A request to open a session", error, began
-        )
+        broken = client.broken("open", "A request to open a session", error, began)
+        # Who speaks TLS is not silent: it ends the connection, or says so.
+        encrypted = None if isinstance(error, Silent) else _encrypted(client)
+        yield encrypted or broken
         return
     taken = client.now() - began
     if opened is None:

@@ -335,8 +335,9 @@ def test_finds_a_server_with_one_thread() -> None:
     )
     try:
         said = program.wait_for(r"Listening at: http://127\.0\.0\.1:(\d+)")
-        program.wait_for("Booting worker")
-        found = examine(f"http://127.0.0.1:{said[1]}", within=0.4)
+        url = f"http://127.0.0.1:{said[1]}"
+        requests.get(f"{url}/sessions", timeout=30)  # it has loaded the application
+        found = examine(url, within=0.4)
     finally:
         program.stop(patience=0)
     assert "waiting poll" in problems(found)
