@@ -1,9 +1,11 @@
 /** One connection and its rooms: passes events on, and sums their states up. */
 
 import type { LivePush, Room, RoomOptions, State, Transport } from "./api.js";
+import { checkRoom } from "./calls.js";
 import { Connection, type Source } from "./connection.js";
 import { pagePosition } from "./page_position.js";
 import { watchPage } from "./page_life.js";
+import { Refusals } from "./refusals.js";
 import { Requests } from "./requests.js";
 import { FollowedRoom, type RoomClient } from "./room.js";
 import type { Cancel, Surroundings } from "./surroundings.js";
@@ -17,6 +19,7 @@ const RESET_WITHIN = 2;
 
 export class Client implements LivePush, RoomClient {
   readonly status: Value<State>;
+  readonly refusals: Refusals;
   private readonly connection: Connection;
   private readonly requests: Requests;
   private readonly rooms = new Map<string, FollowedRoom>();
@@ -30,6 +33,7 @@ export class Client implements LivePush, RoomClient {
     private readonly surroundings: Surroundings,
   ) {
     this.status = new Value<State>("offline", surroundings.report);
+    this.refusals = new Refusals(surroundings.warn);
     this.connection = new Connection(
       source,
       {
@@ -37,6 +41,7 @@ export class Client implements LivePush, RoomClient {
         moved: () => this.restart((room) => room.subscription.moved()),
         down: () => this.restart((room) => room.subscription.down()),
         message: (event, args) => this.receive(event, args),
+        refused: (error, allowed) => this.refusals.tell("the connection", error, allowed),
         refresh: () => this.refreshAll(),
       },
       surroundings,
@@ -61,6 +66,7 @@ export class Client implements LivePush, RoomClient {
   }
 
   room(name: string, options: RoomOptions = {}): Room {
+    checkRoom(name);
     let room = this.rooms.get(name);
     if (!room) {
       const since = options.since === undefined ? this.printed(name) : options.since;

@@ -23,6 +23,8 @@ export interface Watcher {
   moved(): void;
   down(): void;
   message(event: string, args: unknown[]): void;
+  /** @param allowed Whether the server let us in before. */
+  refused(error: Refusal, allowed: boolean): void;
   /** The state, the error or the transport may have changed. */
   refresh(): void;
 }
@@ -44,6 +46,7 @@ export class Connection {
   readonly owned: boolean;
   private line: Line;
   private phase: Phase = "idle";
+  private everUp = false;
   private refusals = 0;
   private timer: Cancel | null = null;
   private since = 0;
@@ -229,6 +232,7 @@ export class Connection {
 
   private arrived(): void {
     this.error = null;
+    this.everUp = true;
     this.refusals = 0;
     this.heard++;
     this.since = this.surroundings.now();
@@ -290,6 +294,7 @@ export class Connection {
     } else {
       this.phase = "refused";
     }
+    this.watcher.refused(error, this.everUp);
     this.watcher.refresh();
   }
 

@@ -2,6 +2,7 @@
 
 import { io } from "socket.io-client";
 import type { ConnectOptions, LivePush as Live, SocketLike } from "./api.js";
+import { checkTransports } from "./calls.js";
 import { Client } from "./client.js";
 import { browserSurroundings } from "./surroundings.js";
 
@@ -29,6 +30,7 @@ export function connect(options: ConnectOptions = {}): LivePush {
     // A connection shared with others could not be closed when the page is put away.
     forceNew: true,
   };
+  checkTransports(settings.transports);
   // A copy each: socket.io-client hands out the object itself, to be changed.
   const dial = () => (url === undefined ? io({ ...settings }) : io(url, { ...settings }));
   const live = new Client(dial, browserSurroundings(url));

@@ -1,9 +1,11 @@
 /** A room as the application sees it: its state, its handlers and its stores. */
 
 import type { Handler, Room, State, Store, StoreOptions, Unsubscribe } from "./api.js";
+import { checkStore } from "./calls.js";
 import { Kinds, splitEvent } from "./kinds.js";
 import { Listeners } from "./listeners.js";
 import { Presence } from "./presence.js";
+import type { Refusals } from "./refusals.js";
 import type { StoreRoom } from "./store.js";
 import { Subscription, type Subscriber, type Wire } from "./subscription.js";
 import type { Cancel, Surroundings } from "./surroundings.js";
@@ -13,6 +15,7 @@ import { isObject, readRefusal, type Meta, type Position, type Refusal, type Sna
 /** What a room needs of its client. */
 export interface RoomClient {
   readonly connectionState: "up" | State;
+  readonly refusals: Refusals;
   /** A room's state changed. */
   refresh(): void;
   /** The room is to be forgotten. */
@@ -82,6 +85,7 @@ export class FollowedRoom implements Room, Subscriber, StoreRoom {
   }
 
   store<R extends object>(kind: string, options: StoreOptions<R> = {}): Store<R> {
+    checkStore(kind, options);
     // The page's rows are those of the position as long as nothing came after them.
     const current = !this.started && this.position === this.since;
     const store = this.kinds.store(kind, options, current, this.started);
@@ -117,6 +121,10 @@ export class FollowedRoom implements Room, Subscriber, StoreRoom {
     this.arriving = meta.more === true;
     this.settle();
     this.handlers.get(event)?.call(data, meta);
+  }
+
+  refused(error: Refusal, allowed: boolean): void {
+    this.client.refusals.tell(`the room "${this.name}"`, error, allowed);
   }
 
   replace(snapshot: Snapshot, position: Position): void {

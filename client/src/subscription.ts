@@ -23,6 +23,12 @@ export interface Subscriber {
   replace(snapshot: Snapshot, position: Position): void;
   /** Run `work`, which delivers many publications, as if they were one commit. */
   together(work: () => void): void;
+  /**
+   * The server said no.
+   *
+   * @param allowed Whether it let us into the room before.
+   */
+  refused(error: Refusal, allowed: boolean): void;
   /** The state may have changed. */
   refresh(): void;
 }
@@ -70,7 +76,7 @@ export class Subscription {
 
   get state(): "connecting" | "live" | "recovering" {
     if (this.joined && !this.behind) return "live";
-    return this.everJoined || this.error ? "recovering" : "connecting";
+    return this.everJoined ? "recovering" : "connecting";
   }
 
   /** Subscribe, after the stores and handlers made in the same breath as the room. */
@@ -193,7 +199,10 @@ export class Subscription {
   }
 
   private answered(answer: Answer, since: Position | null): void {
-    if (!answer.ok) return this.failed(answer.error);
+    if (!answer.ok) {
+      this.room.refused(answer.error, this.everJoined);
+      return this.failed(answer.error);
+    }
     const { position, recovered, publications, snapshot, presence } = answer;
     // Recovered from where, if we named no position or one of another history?
     if (recovered && since?.epoch !== position.epoch) {

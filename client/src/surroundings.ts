@@ -35,6 +35,8 @@ export interface Surroundings {
   soon(run: () => void): void;
   /** Tell the developer about an error in code that is not ours. */
   report(error: unknown): void;
+  /** Tell the developer in words about what is no error of any code. */
+  warn(message: string): void;
   readonly page: Page | null;
   readonly memory: Memory;
 }
@@ -53,6 +55,8 @@ export function browserSurroundings(server = ""): Surroundings {
       if (typeof reportError === "function") reportError(error);
       else console.error(error);
     },
+    // Not reported as an error: error trackers would hear of each visitor without a login.
+    warn: (message) => console.warn(message),
     page: typeof document === "object" ? { window, document } : null,
     memory: sessionMemory(`livepush.websocket:${server}`),
   };

@@ -9,6 +9,7 @@ interface Timer {
 
 export class FakeSurroundings implements Surroundings {
   readonly reported: unknown[] = [];
+  readonly warned: string[] = [];
   private time = 1_000_000;
   private timers: Timer[] = [];
   private tasks: (() => void)[] = [];
@@ -23,6 +24,10 @@ export class FakeSurroundings implements Surroundings {
 
   readonly report = (error: unknown): void => {
     this.reported.push(error);
+  };
+
+  readonly warn = (message: string): void => {
+    this.warned.push(message);
   };
 
   readonly soon = (run: () => void): void => {

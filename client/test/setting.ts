@@ -68,6 +68,10 @@ export function snapshot(offset: number, rows: readonly object[] = [], epoch = "
   };
 }
 
+export function refused(code: number, message: string, temporary = false): object {
+  return { ok: false, error: { code, message, temporary } };
+}
+
 export function recovered(offset: number, ...publications: object[]): object {
   return { ok: true, epoch: "e", offset, recovered: true, publications };
 }

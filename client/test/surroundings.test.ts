@@ -61,3 +61,10 @@ test("a storage that is full, or that gives no storage but functions that throw"
   memory.save(null);
   expect(memory.load()).toBe(null);
 });
+
+test("what is told in words is a warning in the console", () => {
+  const warn = vi.spyOn(console, "warn").mockImplementation(() => {});
+  browserSurroundings().warn("the server refused");
+  expect(warn.mock.calls).toEqual([["the server refused"]]);
+  warn.mockRestore();
+});
