@@ -447,6 +447,9 @@ def test_a_private_room_refuses_who_is_no_member(
     assert refused["code"] == 103
     assert not refused["temporary"]
     assert refused["seen"] == []
+    [warning] = errors
+    assert 'refused the room "chat:3" (code 103;' in warning
+    errors.clear()
 
     for room in (ENGINE_ROOM, "/rooms/99"):
         answer = bob.goto(room)
