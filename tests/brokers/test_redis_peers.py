@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -193,7 +194,10 @@ def test_a_child_is_another_process(redis_url: str) -> None:
     parent = Process(redis_url)
     until(parent.peers.enter)
     read, write = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        # Eventlet's, where another test has imported it: there is none of it in here.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         try:
             known = until(parent.peers.enter)
