@@ -56,6 +56,11 @@ def too_many() -> Refusal:
     return Refusal(FORBIDDEN, "Too many connections", "503 SERVICE UNAVAILABLE")
 
 
+def too_large() -> Refusal:
+    """Return what is said to a body that is longer than it may be."""
+    return Refusal(BAD_REQUEST, "Bad request", "413 TOO LARGE")
+
+
 def unavailable() -> Refusal:
     """Return what is said where nobody knows the answer now."""
     return Refusal(BAD_REQUEST, "Unavailable", "503 SERVICE UNAVAILABLE")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -29,12 +28,12 @@ from ...metrics import OFF, Metrics
 from . import frames, handshake, packets, taking
 from .connection import Connection
 from .environ import slim
-from .forwarding import Asked, Forwarding
+from .forwarding import Forwarding
 from .holding import Holding
 from .loop import Loop
-from .packets import Frame, PacketError
+from .packets import Frame
 from .poller import create
-from .polls import HandingPoll, Request, TakenRequest, WaitingRequest
+from .polling import Polling
 from .probes import Probe
 from .replies import (
     BAD_METHOD,
@@ -47,25 +46,16 @@ from .replies import (
     too_many,
     unknown_sid,
 )
+from .requests import body_of
 from .session import Session
 from .sessions import Full, Limits, Reason, Sessions
 from .timeline import Timeline
 
 log = logging.getLogger(__name__)
 
-# Packets of one request.
-_MAX_PACKETS = 1024
-# Bytes of a request's body that are read and thrown away past what is allowed, and how
-# many at a time. What is longer costs the client its connection.
-_DISCARDED = 4 * 1024 * 1024
-_CHUNK = 65_536
-# Bytes of an answer that goes through another process, if it is more than one frame.
-_MAX_FORWARDED = 1024 * 1024
 # Bytes of a session's id, a multiple of 3, and how many ids are drawn at once.
 _ID_BYTES = 15
 _IDS = 256
-# What tells a poll from the one before, in its address; all else is as if it were not.
-_MARK = re.compile(r"(?:^|&)t=([A-Za-z0-9._-]{1,64})(?:&|$)")
 
 
 class Engine(engineio.Server):  # type: ignore[misc]
@@ -135,26 +125,29 @@ class Engine(engineio.Server):  # type: ignore[misc]
             create_event=self.create_event,
             max_bytes=self.max_http_buffer_size,
         )
-        self._forwarding = None if self._peers is None else self._forward(self._peers)
-
-    def _forward(self, peers: Peers) -> Forwarding:
-        return Forwarding(
-            peers,
-            self._serve_other,
-            self._end_lost,
-            limit=self._limits.connections,
-            patience=self._patience,
-            spawn=self.start_background_task,
-            sleep=self.sleep,
-            now=time.monotonic,
-            metrics=self._metrics,
-        )
-
-    @property
-    def _patience(self) -> float:
         # The loop asks each client for a sign of life, and so ends polls before that.
-        patience: float = self.ping_interval + self.ping_timeout
-        return patience
+        patience = self.ping_interval + self.ping_timeout
+        self._polling = Polling(
+            self._sessions,
+            started=self._started,
+            take=self._take,
+            headers=self._cors_headers,
+            create_event=self.create_event,
+            patience=patience,
+        )
+        self._forwarding = None
+        if self._peers is not None:
+            self._forwarding = self._polling.forwarding = Forwarding(
+                self._peers,
+                self._polling.serve,
+                self._sessions.end_lost,
+                limit=self._limits.connections,
+                patience=patience,
+                spawn=self.start_background_task,
+                sleep=self.sleep,
+                now=time.monotonic,
+                metrics=self._metrics,
+            )
 
     def on_full(self, full: Callable[[str], None]) -> None:
         """Call a function with the id of each session that loses publications.
@@ -280,7 +273,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
         """Answer a request; in the HTTP server's thread."""
         # Also where it is refused: the next request of the same connection comes after
         # it, and what is not read may cost the client the answer.
-        body = self._read_body(environ)
+        body = body_of(environ, self.max_http_buffer_size)
         try:
             reply = self._answer(environ, start_response, body)
         except Refusal as refusal:
@@ -331,14 +324,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
             return self._upgrade(environ, start_response, self._find(sid))
         if method not in ("GET", "POST"):
             raise Refusal(BAD_METHOD, "Bad method")
-        if self._forwarding is not None and self._sessions.find(sid) is None:
-            return self._ask_owner(environ, start_response, method, sid, body)
-        session = self._find(sid)
-        if session.upgraded:
-            raise Refusal(BAD_REQUEST, "The session is connected by WebSocket")
-        if method == "GET":
-            return self._poll(environ, start_response, session)
-        return self._take_body(session, body)
+        return self._polling.answer(environ, start_response, sid, body)
 
     def _check_origin(self, environ: dict[str, Any]) -> None:
         origin = environ.get("HTTP_ORIGIN")
@@ -477,145 +463,6 @@ class Engine(engineio.Server):  # type: ignore[misc]
             )
             raise too_many() from error
 
-    # -- polling -----------------------------------------------------------------------
-    def _poll(
-        self,
-        environ: dict[str, Any],
-        start_response: Callable[..., Any],
-        session: Session,
-    ) -> Reply | Iterable[bytes]:
-        def begin(request: Request) -> Reply | None:
-            poll = HandingPoll(
-                self._sessions,
-                session,
-                self._started(),
-                request.answer,
-                mark=_mark(environ),
-            )
-            request.left = poll.leave
-            return poll.now()
-
-        return self._answer_later(environ, start_response, begin)
-
-    def _answer_later(
-        self,
-        environ: dict[str, Any],
-        start_response: Callable[..., Any],
-        begin: Callable[[Request], Reply | None],
-    ) -> Reply | Iterable[bytes]:
-        """Let a request wait without a thread, where its server shows its socket.
-
-        Args:
-            begin: Returns the answer if there is one at once; else it is given later.
-        """
-        held = taking.find(environ)
-        if held is None or held.encrypted:
-            waiting = WaitingRequest(self.create_event())
-            reply = begin(waiting) or waiting.wait(self._patience)
-            if reply is None:
-                raise Refusal(BAD_REQUEST, "The session has ended")
-            return reply
-        request = TakenRequest(self._started(), self._cors_headers(environ))
-        reply = begin(request)
-        if reply is not None:
-            return reply
-        try:
-            sock = self._take(held)
-        except Refusal:
-            request.gone()
-            raise
-        request.take(sock)
-        return held.end(start_response, taking.ANSWERED)
-
-    def _ask_owner(
-        self,
-        environ: dict[str, Any],
-        start_response: Callable[..., Any],
-        method: str,
-        sid: str,
-        body: bytes | None,
-    ) -> Reply | Iterable[bytes]:
-        """Let another process answer, whose session it is."""
-        forwarding = self._forwarding
-        assert forwarding is not None
-        if body is None:
-            raise forwarding.refuse(_too_large())
-        if method == "GET":
-            asked = Asked(method, sid, mark=_mark(environ))
-        else:
-            asked = Asked(method, sid, body)
-        return self._answer_later(
-            environ, start_response, lambda request: forwarding.ask(asked, request)
-        )
-
-    def _serve_other(
-        self, asked: Asked, answer: Callable[[Reply], object]
-    ) -> HandingPoll | None:
-        """Answer what another process was asked; in the thread of its messages."""
-        try:
-            session = self._find(asked.sid)
-            if session.upgraded:
-                raise Refusal(BAD_REQUEST, "The session is connected by WebSocket")
-            if asked.method == "POST":
-                answer(self._take_body(session, asked.body))
-                return None
-            poll = HandingPoll(
-                self._sessions,
-                session,
-                self._started(),
-                answer,
-                limit=_MAX_FORWARDED,
-                mark=asked.mark,
-            )
-            reply = poll.now()
-        except Refusal as refusal:
-            reply = refusal.reply()
-        if reply is None:
-            return poll
-        answer(reply)
-        return None
-
-    def _end_lost(self, sid: str) -> None:
-        """End a session that has said what nobody got."""
-        session = self.sockets.get(sid)
-        if session is not None:
-            self._sessions.close(session, Reason.TRANSPORT_ERROR)
-
-    def _take_body(self, session: Session, body: bytes | None) -> Reply:
-        if session.closed:
-            raise unknown_sid()
-        try:
-            if body is None:
-                raise PacketError("The request is too large.")
-            found = packets.split(body.decode(), limit=_MAX_PACKETS)
-            self._sessions.take(session, found)
-        except (PacketError, UnicodeDecodeError) as error:
-            self._sessions.close(session, Reason.TRANSPORT_ERROR)
-            if body is None:
-                raise _too_large() from error
-            raise Refusal(BAD_REQUEST, "Bad request") from error
-        return Reply("ok")
-
-    def _read_body(self, environ: dict[str, Any]) -> bytes | None:
-        """Return the body of a request; None: it is too large, and thrown away."""
-        limit = self.max_http_buffer_size
-        try:
-            size = int(environ.get("CONTENT_LENGTH") or 0)
-        except ValueError:
-            return None
-        if size < 0:
-            return None
-        if not size and "chunked" in environ.get("HTTP_TRANSFER_ENCODING", ""):
-            size = _DISCARDED
-        stream = environ["wsgi.input"]
-        body: bytes = stream.read(min(size, limit + 1)) if size else b""
-        if len(body) <= limit:
-            return body
-        left = min(size - len(body), _DISCARDED)
-        while left > 0 and (data := stream.read(min(left, _CHUNK))):
-            left -= len(data)
-        return None
-
 
 def _repeat(loop: Loop, seconds: float, look: Callable[[], None]) -> None:
     def due(_: None) -> None:
@@ -624,20 +471,6 @@ def _repeat(loop: Loop, seconds: float, look: Callable[[], None]) -> None:
 
     line: Timeline[None] = loop.timeline(seconds, due)
     line.add(None)
-
-
-def _too_large() -> Refusal:
-    return Refusal(BAD_REQUEST, "Bad request", "413 TOO LARGE")
-
-
-def _mark(environ: dict[str, Any]) -> str:
-    """Return what a client puts into a request's address so that no cache answers it.
-
-    Source: timestampParam in github.com/socketio/engine.io-client, lib/transports/
-    polling.ts; python-engineio's and others have it too.
-    """
-    found = _MARK.search(environ.get("QUERY_STRING", ""))
-    return "" if found is None else found[1]
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()

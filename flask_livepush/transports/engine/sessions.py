@@ -445,6 +445,12 @@ class Sessions:
             loop.close(probe)
         self._ended(session.sid, reason)
 
+    def end_lost(self, sid: str) -> None:
+        """End a session that has said what nobody got."""
+        session = self.open.get(sid)
+        if session is not None:
+            self.close(session, Reason.TRANSPORT_ERROR)
+
     def close_all(self) -> None:
         """End all sessions."""
         for session in [*self.open.values()]:

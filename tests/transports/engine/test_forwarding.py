@@ -541,7 +541,8 @@ def engine_of(world: World) -> Any:
     """Return an engine that asks through ``one``'s peers, and counts there."""
     engine = Site().livepush.socketio.server.eio
     engine._metrics = world.one.counts
-    engine._forwarding = engine._forward(world.one.peer)
+    engine._peers = world.one.peer
+    engine._begin()
     return engine
 
 
@@ -568,7 +569,7 @@ def test_the_body_of_a_poll_is_not_sent_along(world: World) -> None:
     """Bug: whoever has an id could let megabytes go through Redis with each."""
     engine = engine_of(world)
     request = Request()
-    engine._answer_later = lambda environ, start, begin: begin(request)
+    engine._polling._answer_later = lambda environ, start, begin: begin(request)
     engine.handle_request(
         environ_of(world.sid, b"x" * 100_000, method="GET"), lambda *args: None
     )
