@@ -20,9 +20,9 @@ HEADINGS = {
     "burst": "Burst: deliveries/s",
     "paced": "Paced: p99, ms",
     "idle": "Idle: KiB a client",
-    "connects": "Connect and join, anonymous/s",
-    "busy": "Beside burning views: p99, ms",
-    "slow": "Slow consumers: memory grows by, MiB",
+    "connects": "Connect and join: clients/s",
+    "busy": "Beside busy views: p99, ms",
+    "slow": "Slow readers: memory, MiB",
 }
 MORE_IS_BETTER = ("burst", "connects")
 
