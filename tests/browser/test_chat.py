@@ -613,6 +613,9 @@ def test_can_be_used_with_the_keyboard_alone(open_chat: OpenChat) -> None:
     expect(composer).to_have_value("")
 
     own = ada.locator(".message").last
+    # Bob may have it before she does.
+    expect(own).to_contain_text("Line one")
+    expect(own.get_by_role("button", name="Delete")).to_be_attached()
     ada.keyboard.press("Shift+Tab")
     expect(own.get_by_role("button", name="Delete")).to_be_focused()
     expect(own.locator(".actions")).to_have_css("opacity", "1")
@@ -625,6 +628,7 @@ def test_can_be_used_with_the_keyboard_alone(open_chat: OpenChat) -> None:
     expect(field).to_have_count(0)
     expect(own.get_by_role("link", name="Edit")).to_be_focused()
     ada.keyboard.press("Enter")
+    expect(field).to_be_focused()
     ada.keyboard.press("Control+a")
     ada.keyboard.type("Better")
     ada.keyboard.press("Enter")
