@@ -12,12 +12,14 @@ import selectors
 import socket
 import struct
 import time
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 _TIME = re.compile(rb'"t":([0-9.]+)')
+C = TypeVar("C", bound="Crowd")
 # Clients that are between their connect and their ack: more would overflow the
 # server's backlog, and then wait a second for their next attempt.
 WINDOW = 1000
@@ -117,26 +119,21 @@ class Wire:
         return True
 
 
-class Load:
-    """Clients of one server that all send the same subscription.
+class Crowd(ABC):
+    """Clients that are read in one thread: their sockets, and what came of events.
 
     Args:
-        port: The server's.
-        count: How many clients.
-        join: The packet of :func:`subscribe`.
+        count: How many clients there will be.
     """
 
-    def __init__(self, port: int, count: int, join: str) -> None:
-        self._port = port
+    def __init__(self, count: int) -> None:
         self._count = count
-        self._join = join
         self._selector = selectors.DefaultSelector()
-        self.wires: list[Wire] = []
         self._ready = 0
         #: Seconds from the time in each event to when it was read here.
         self.ages = array("d")
 
-    def __enter__(self) -> Load:
+    def __enter__(self: C) -> C:
         return self
 
     def __exit__(
@@ -145,9 +142,48 @@ class Load:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for wire in self.wires:
-            wire.sock.close()
+        for key in list(self._selector.get_map().values()):
+            key.data.sock.close()
         self._selector.close()
+
+    def pump(self, done: Callable[[], bool], *, deadline: float) -> None:
+        """Read until something is true, which must be within so many seconds."""
+        end = time.monotonic() + deadline
+        while not done():
+            self._turn(end)
+
+    def _turn(self, end: float, wait: float = 1) -> None:
+        if time.monotonic() > end:
+            raise TimeoutError(
+                f"{self._ready} of {self._count} clients are live and have read "
+                f"{len(self.ages)} events; the deadline has passed."
+            )
+        for key, _ in self._selector.select(wait):
+            self._read(key.data)
+
+    @abstractmethod
+    def _read(self, client: Any) -> None:
+        """Take what has come for a client, and count it in when it is live."""
+
+    def _take(self, text: bytes) -> None:
+        """Note the age of each event in a text."""
+        now = time.monotonic()
+        self.ages.extend(now - float(found) for found in _TIME.findall(text))
+
+
+class Load(Crowd):
+    """Clients of one server that all send the same subscription, by WebSocket.
+
+    Args:
+        port: The server's.
+        join: The packet of :func:`subscribe`.
+    """
+
+    def __init__(self, port: int, count: int, join: str) -> None:
+        super().__init__(count)
+        self._port = port
+        self._join = join
+        self.wires: list[Wire] = []
 
     def connect(self, *, deadline: float) -> float:
         """Connect all and wait for their acks.
@@ -171,28 +207,13 @@ class Load:
         self.pump(lambda: self._ready == self._count, deadline=deadline)
         return time.monotonic() - start
 
-    def pump(self, done: Callable[[], bool], *, deadline: float) -> None:
-        """Read until something is true, which must be within so many seconds."""
-        end = time.monotonic() + deadline
-        while not done():
-            self._turn(end)
-
-    def _turn(self, end: float, wait: float = 1) -> None:
-        if time.monotonic() > end:
-            raise TimeoutError(
-                f"{self._ready} of {self._count} clients are live and have read "
-                f"{len(self.ages)} events; the deadline has passed."
-            )
-        for key, _ in self._selector.select(wait):
-            wire = key.data
-            for text in wire.read():
-                if text[:2] == b"43":
-                    wire.ack = text
-                    self._ready += 1
-                elif not wire.answer(text, self._join):
-                    found = _TIME.search(text)
-                    if found is not None:
-                        self.ages.append(time.monotonic() - float(found[1]))
+    def _read(self, wire: Wire) -> None:
+        for text in wire.read():
+            if text[:2] == b"43":
+                wire.ack = text
+                self._ready += 1
+            elif not wire.answer(text, self._join):
+                self._take(text)
 
     def acks(self) -> list[Any]:
         """Return what the clients were answered."""

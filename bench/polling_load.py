@@ -10,16 +10,14 @@ import re
 import selectors
 import socket
 import time
-from array import array
-from collections.abc import Callable
-from types import TracebackType
 
-from .load import WINDOW
+from .load import Crowd
 
-_TIME = re.compile(rb'"t":([0-9.]+)')
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _SID = re.compile(rb'"sid": *"([^"]+)"')
+# Clients that are between their first request and their ack.
+_AT_ONCE = 64
 _CONNECT, _PONG = b"40", b"3"
 
 
@@ -76,10 +74,9 @@ class _Client:
             raise ConnectionError("The server closed a connection.")
         return None
 
-    def goes_on(self, answer: bytes) -> bool:
-        """Ask the next thing; say whether it is on another connection."""
-        anew = _CLOSE.search(answer, 0, answer.index(b"\r\n\r\n") + 2) is not None
-        if anew:
+    def go_on(self, answer: bytes) -> None:
+        """Ask the next thing; on another connection where the server ended this."""
+        if _CLOSE.search(answer, 0, answer.index(b"\r\n\r\n") + 2):
             self.sock.close()
             self._connect()
         step, self._step = self._step, self._step + 1
@@ -96,76 +93,41 @@ class _Client:
                 self._post(_PONG)
             else:
                 self._get()
-        return anew
 
 
-class PollingLoad:
-    """Clients of one server that all send the same subscription.
+class PollingLoad(Crowd):
+    """Clients of one server that all send the same subscription, by polling.
 
     Args:
         port: The server's.
-        count: How many clients.
-        join: The packet of :func:`bench.load.subscribe`, with its type.
+        join: The packet of :func:`bench.load.subscribe`.
     """
 
     def __init__(self, port: int, count: int, join: str) -> None:
+        super().__init__(count)
         self._port = port
-        self._count = count
         self._join = join.encode()
-        self._selector = selectors.DefaultSelector()
-        self._clients: list[_Client] = []
-        #: Seconds from the time in each event to when it was read here.
-        self.ages = array("d")
         #: Requests that were answered.
         self.answers = 0
-
-    def __enter__(self) -> PollingLoad:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for client in self._clients:
-            client.sock.close()
-        self._selector.close()
 
     def connect(self, *, deadline: float) -> None:
         """Connect all and wait for their acks, within so many seconds."""
         end = time.monotonic() + deadline
-        while len(self._clients) < self._count:
-            while len(self._clients) - self._live() >= min(WINDOW, 64):
+        for number in range(self._count):
+            while number - self._ready >= _AT_ONCE:
                 self._turn(end)
             client = _Client(self._port, self._join)
-            self._clients.append(client)
             self._selector.register(client.sock, selectors.EVENT_READ, client)
-        self.pump(lambda: self._live() == self._count, deadline=deadline)
+        self.pump(lambda: self._ready == self._count, deadline=deadline)
 
-    def _live(self) -> int:
-        return sum(client.live for client in self._clients)
-
-    def pump(self, done: Callable[[], bool], *, deadline: float) -> None:
-        """Read until something is true, which must be within so many seconds."""
-        end = time.monotonic() + deadline
-        while not done():
-            self._turn(end)
-
-    def _turn(self, end: float) -> None:
-        if time.monotonic() > end:
-            raise TimeoutError(
-                f"{self._live()} of {self._count} clients are live and have read "
-                f"{len(self.ages)} events; the deadline has passed."
-            )
-        for key, _ in self._selector.select(1):
-            client = key.data
-            answer = client.read()
-            if answer is None:
-                continue
-            self.answers += 1
-            now = time.monotonic()
-            self.ages.extend(now - float(t) for t in _TIME.findall(answer))
-            self._selector.unregister(client.sock)
-            client.goes_on(answer)
-            self._selector.register(client.sock, selectors.EVENT_READ, client)
+    def _read(self, client: _Client) -> None:
+        answer = client.read()
+        if answer is None:
+            return
+        self.answers += 1
+        self._take(answer)
+        self._selector.unregister(client.sock)
+        was_live = client.live
+        client.go_on(answer)
+        self._ready += client.live and not was_live
+        self._selector.register(client.sock, selectors.EVENT_READ, client)

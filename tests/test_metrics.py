@@ -32,7 +32,7 @@ from tests.support.brokers import (
 from tests.support.connections import Connection, Site
 from tests.support.figures import Read, figure, meters
 from tests.support.redis import redis_server, until
-from tests.transports.test_socketio import until as until_true
+from tests.support.waiting import until as until_true
 
 TOKEN = "sixteen-or-more-letters"
 ROOM = {"v": 1, "room": "chat:42"}

@@ -7,7 +7,6 @@ transactions in which the application's own statements wait for each other at mo
 from __future__ import annotations
 
 import enum
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -17,18 +16,20 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from tests.support.following import Chat, World, closing
+from tests.support.waiting import until
 
 DEADLINE = 30.0  # seconds
 
 
 def until_it_waits(world: World, future: Future[Any]) -> None:
     """Wait until a transaction waits for another's lock."""
-    end = time.monotonic() + DEADLINE
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    while not world.scalar(waiting):
+
+    def waits() -> bool:
         assert not future.done(), future.result()
-        assert time.monotonic() < end
-        time.sleep(0.01)
+        return bool(world.scalar(waiting))
+
+    until(waits, DEADLINE)
 
 
 def meet(

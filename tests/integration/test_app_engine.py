@@ -30,12 +30,12 @@ from tests.support.chat_site import (
     fill,
     nginx,
     start_instance,
-    wait_until,
 )
 from tests.support.live_client import shown
 from tests.support.postgres import Postgres
 from tests.support.redis import RedisServer, redis_server
 from tests.support.servers import Program
+from tests.support.waiting import until
 
 VARIABLES: dict[str, str] = APP_YAML["env_variables"]
 RULE = "203.0.113.7"  # the address of Google's forwarding rule
@@ -190,7 +190,11 @@ def test_nothing_is_lost_or_doubled_while_instances_come_and_go(
         for follower in followers:
             stack.callback(follower.stop)
         page = open_lounge(new_user, front, bob)
-        wait_until(lambda: all(f.frames for f in followers), "not all have joined")
+        until(
+            lambda: all(f.frames for f in followers),
+            30,
+            what="not all have joined",
+        )
         answers = []
 
         def write(count: int) -> None:
@@ -201,7 +205,7 @@ def test_nothing_is_lost_or_doubled_while_instances_come_and_go(
             def converged() -> bool:
                 return all(shown(f)[0] == committed(database) for f in followers)
 
-            wait_until(converged, f"not all show what is committed {what}")
+            until(converged, 30, what=f"not all show what is committed {what}")
             expect(page.locator("#messages .message")).to_have_count(
                 len(committed(database)), timeout=BROWSER_DEADLINE
             )
@@ -211,7 +215,11 @@ def test_nothing_is_lost_or_doubled_while_instances_come_and_go(
         # All connections have reached their age.
         os.kill(front.program.pid, signal.SIGHUP)
         write(10)
-        wait_until(lambda: all(f.ends for f in sockets), "the age was not noticed")
+        until(
+            lambda: all(f.ends for f in sockets),
+            30,
+            what="the age was not noticed",
+        )
         check("after their age")
         before = [len(f.ends) for f in followers]
         for number in (0, 1):
@@ -265,7 +273,7 @@ def check_headers(app_engine: AppEngine, front: Front, visitor: Visitor) -> None
             if "6.6.6.6" in line
         ]
 
-    (line,) = wait_until(seen, "the request is not in the log")
+    (line,) = until(seen, 30, what="the request is not in the log")
     # Clients may put addresses in front; what Google saw is the last but one.
     assert f"for=6.6.6.6, 127.0.0.1, {RULE} proto=https" in line
     assert "via=1.1 google" in line

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.protocol_servers import problems, serving, until
+from tests.support.protocol_servers import problems, serving
 from tests.support.raw import Raw
 from tests.support.servers import Server, running
 from tests.support.soaking import PING_INTERVAL, PING_TIMEOUT, Soak
+from tests.support.waiting import until
 
 APP = Path(__file__).parents[1] / "support" / "soak_app.py"
 # Seconds for all to be over: the heartbeat, what is sent or ended meanwhile, and a

@@ -20,11 +20,12 @@ from flask_livepush import LivePush
 from tests.support import gunicorns
 from tests.support.gunicorns import WORKERS, development, gunicorn
 from tests.support.live_client import LiveClient
-from tests.support.protocol_servers import POLLING, WEBSOCKET, Place, problems, until
+from tests.support.protocol_servers import POLLING, WEBSOCKET, Place, problems
 from tests.support.raw import Raw
 from tests.support.redis import redis_server
 from tests.support.roaming import Roaming, peak
 from tests.support.servers import MODES, Mode, Program, Server, unused_port
+from tests.support.waiting import until
 
 SECONDS = 4.0
 SETTINGS = {"LIVEPUSH_DRAIN_SECONDS": SECONDS}

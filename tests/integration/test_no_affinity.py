@@ -30,10 +30,11 @@ from tests.support.crowd import (
     Crowd,
     Traffic,
 )
-from tests.support.protocol_servers import problems, serving, until
+from tests.support.protocol_servers import problems, serving
 from tests.support.redis import redis_server
 from tests.support.servers import Server, launch, on_unused_port, start
 from tests.support.system import require
+from tests.support.waiting import until
 
 APP = Path(__file__).parents[1] / "support" / "crowd_app.py"
 NODES = 3

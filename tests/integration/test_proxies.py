@@ -27,11 +27,11 @@ from tests.support.chat_site import (
     nginx,
     polling_or_better,
     start_instance,
-    wait_until,
 )
 from tests.support.redis import redis_server
 from tests.support.servers import ROOT, Program, unused_port
 from tests.support.system import find
+from tests.support.waiting import until
 
 EXAMPLES = ROOT / "docs" / "examples"
 UNIT = "livepush@.service"
@@ -150,11 +150,19 @@ def test_connections_of_each_kind_are_live(
             visitor = stack.enter_context(Visitor(ada.front, name))
             followers.append(Follower(visitor, wire))
             stack.callback(followers[-1].stop)
-        wait_until(lambda: all(f.frames for f in followers), "not all have joined")
+        until(
+            lambda: all(f.frames for f in followers),
+            30,
+            what="not all have joined",
+        )
         for number in range(3):
             assert ada.post(f"number {number}") == 200
         for follower in followers:
-            wait_until(lambda f=follower: len(f.frames) == 4, "not all is told")
+            until(
+                lambda f=follower: len(f.frames) == 4,
+                30,
+                what="not all is told",
+            )
             told = [data["body"] for _, data, _ in follower.frames[1:]]
             assert told == [f"number {number}" for number in range(3)]
             assert follower.ends == []
@@ -198,7 +206,7 @@ def test_what_clients_say_of_themselves_does_not_get_through(
         ]
 
     # A line is written after the answer.
-    wait_until(lambda: len(seen()) == 4, "the requests are not in the log")
+    until(lambda: len(seen()) == 4, 30, what="the requests are not in the log")
     for line in seen():
         assert "for=127.0.0.1 proto=https" in line
         assert f"host=127.0.0.1:{front.port}" in line
@@ -271,10 +279,18 @@ def test_sockets_may_have_a_service_of_their_own(
         followers = [Follower(ada, wire) for wire in (WebSocketWire, PollingWire)]
         for follower in followers:
             stack.callback(follower.stop)
-        wait_until(lambda: all(f.frames for f in followers), "not all have joined")
+        until(
+            lambda: all(f.frames for f in followers),
+            30,
+            what="not all have joined",
+        )
         assert ada.post("from the web") == 200
         for follower in followers:
-            wait_until(lambda f=follower: len(f.frames) == 2, "it is not told")
+            until(
+                lambda f=follower: len(f.frames) == 2,
+                30,
+                what="it is not told",
+            )
             assert follower.frames[1][1]["body"] == "from the web"
     logs = [
         "".join(program.log.splitlines(keepends=True)[mark:])

@@ -7,8 +7,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.support.protocol_servers import Place, problems, serving, until
+from tests.support.protocol_servers import Place, problems, serving
 from tests.support.raw import Raw
+from tests.support.waiting import until
 
 SUBSCRIBE = f"420{json.dumps(['livepush.subscribe', {'v': 1, 'room': 'lobby'}])}"
 CLIENTS = 100

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -28,6 +27,7 @@ import yaml
 from .live_client import DEADLINE
 from .servers import ROOT, Program, on_unused_port
 from .system import require
+from .waiting import until
 
 APP_YAML: dict[str, Any] = yaml.safe_load((ROOT / "app.yaml").read_text())
 ENTRYPOINT: str = APP_YAML["entrypoint"]
@@ -93,7 +93,7 @@ def start_instance(
             return True
         return False
 
-    wait_until(listens, f"nothing listens on {port}")
+    until(listens, 3 * DEADLINE, what=f"nothing listens on {port}")
     return program, port
 
 
@@ -136,22 +136,13 @@ class Front:
                 return self.get("/login").status_code == 200
             return False
 
-        wait_until(answers, "the chat does not answer")
+        until(answers, 3 * DEADLINE, what="the chat does not answer")
 
     def get(self, path: str, **headers: str) -> requests.Response:
         """Ask once, on a connection of its own."""
         return requests.get(
             self.url + path, headers=headers, verify=self.ca, timeout=DEADLINE
         )
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait until something is true; return it."""
-    end = time.monotonic() + 3 * DEADLINE
-    while not (found := condition()):
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
-    return found
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:

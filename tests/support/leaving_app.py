@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +18,7 @@ import flask_login
 from flask import Flask, Request, abort, jsonify, request
 
 from flask_livepush import LivePush
+from tests.support.waiting import until
 
 app = Flask("leaving")
 app.config.update(
@@ -87,8 +87,7 @@ def pid() -> Any:
 @app.get("/slow")
 def slow() -> str:
     """Answer when a file is gone."""
-    while os.path.exists(request.args["gate"]):
-        time.sleep(0.01)
+    until(lambda: not os.path.exists(request.args["gate"]))
     return "done"
 
 

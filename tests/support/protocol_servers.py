@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .raw import DEADLINE, Answer, Raw
+from .raw import Answer, Raw
 from .servers import ROOT, Mode, Program, Server, running
 
 T = TypeVar("T")
@@ -85,16 +84,6 @@ def answer_of(packet: str) -> dict[str, Any]:
 
     assert packet[0] == "0", packet
     found: dict[str, Any] = json.loads(packet[1:])
-    return found
-
-
-def until(condition: Callable[[], T], deadline: float = DEADLINE) -> T:
-    """Wait until a condition is true, and return what it was."""
-    end = time.monotonic() + deadline
-    pause = threading.Event()
-    while not (found := condition()):
-        assert time.monotonic() < end, "it has not become true"
-        pause.wait(0.01)
     return found
 
 

@@ -15,7 +15,6 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -25,10 +24,11 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
+from . import waiting
 from .servers import Program, Timeout, unused_port
 from .system import find, require
+from .waiting import DEADLINE
 
-DEADLINE = 20.0
 SERVICE = "main"
 # Milliseconds of silence after which servers are taken for dead. A busy machine makes
 # them silent for a second: they would fail over, or refuse commands, in the middle of a
@@ -37,20 +37,17 @@ _NEVER = 600_000
 
 
 def until(
-    condition: Callable[[], Any], what: str = "", within: float = DEADLINE
+    condition: Callable[[], Any],
+    what: str = "the condition did not come true",
+    within: float = DEADLINE,
 ) -> Any:
-    """Wait until something is true; return it.
+    """Wait until something is true; return it. An error of Redis counts as not yet."""
 
-    An error of Redis counts as not yet.
-    """
-    end = time.monotonic() + within
-    while True:
+    def asked() -> Any:
         with suppress(RedisError):
-            found = condition()
-            if found:
-                return found
-        assert time.monotonic() < end, what or "the condition did not come true"
-        time.sleep(0.01)
+            return condition()
+
+    return waiting.until(asked, within, what=what)
 
 
 class RedisServer:

@@ -6,7 +6,6 @@ import inspect
 import json
 import logging
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import engineio
@@ -17,20 +16,11 @@ from flask_socketio import SocketIO
 from flask_livepush import ConfigError, LivePush
 from tests.support.brokers import DEADLINE, spawn
 from tests.support.connections import Connection, Site
+from tests.support.waiting import until
 from tests.transports.test_fanout import Bytes
 
 SUBSCRIBE = "livepush.subscribe"
 ROOM = {"v": 1, "room": "chat:42"}
-
-
-def until(condition: Callable[[], Any]) -> None:
-    """Wait until something is true that another thread makes true."""
-    waited = threading.Event()
-    for _ in range(int(DEADLINE / 0.01)):
-        if condition():
-            return
-        waited.wait(0.01)
-    raise AssertionError(condition)
 
 
 @pytest.fixture(params=["loop", "stock"], autouse=True)

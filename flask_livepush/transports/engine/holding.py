@@ -6,7 +6,6 @@ That is how it is where the process itself encrypts.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -71,7 +70,7 @@ class Holding:
             held,
             frames.Decoder(self._max_bytes),
             stall=self._sessions.ping_timeout,
-            now=time.monotonic,
+            now=self._sessions.now,
         )
         try:
             sock.send(hello)

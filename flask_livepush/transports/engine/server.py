@@ -116,6 +116,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
             heard=self._heard,
             ended=lambda sid, why: self._trigger_event("disconnect", sid, why),
             lost=self._lost_some,
+            now=time.monotonic,
             metrics=self._metrics,
         )
         self.sockets = self._sessions.open

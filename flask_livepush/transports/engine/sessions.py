@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -80,6 +79,7 @@ class Sessions:
         ended: Called with a session's id and why it ended, once; it must hand over.
         lost: Called with the id of a session that begins to lose publications, by
             whoever writes, who may hold locks: it must hand over.
+        now: Seconds of a clock that never falls.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class Sessions:
         heard: Callable[[str, str | bytes], None],
         ended: Callable[[str, str], None],
         lost: Callable[[str], None],
+        now: Callable[[], float],
         metrics: Metrics = OFF,
     ) -> None:
         self.limits = limits
@@ -101,6 +102,7 @@ class Sessions:
         self._heard = heard
         self._ended = ended
         self._lost = lost
+        self.now = now
         self._metrics = metrics
         #: Those that are open, by their ids.
         self.open: dict[str, Session] = {}
@@ -116,7 +118,7 @@ class Sessions:
         """Make the loop; the caller is to run it."""
         loop = Loop(
             poller,
-            now=time.monotonic,
+            now=self.now,
             limit=self.limits.send_bytes,
             stall=self.ping_timeout,
             received=self._received,
@@ -378,7 +380,7 @@ class Sessions:
             self.close(session, Reason.TRANSPORT_ERROR)
 
     def _is_too_fast(self, session: Session) -> bool:
-        if session.pace.allows(time.monotonic()):
+        if session.pace.allows(self.now()):
             return False
         if not session.closed:
             log.warning("A client sends faster than it may; it is closed")

@@ -19,10 +19,10 @@ from tests.support.protocol_servers import (
     later,
     problems,
     serving,
-    until,
 )
 from tests.support.raw import BINARY, CLOSE, DEADLINE, PING, PONG, UPGRADE, Raw
 from tests.support.servers import running
+from tests.support.waiting import until
 
 SAYS = "This process encrypts WebSockets itself"
 

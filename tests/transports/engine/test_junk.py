@@ -22,9 +22,9 @@ from tests.support.protocol_servers import (
     Place,
     problems,
     serving,
-    until,
 )
 from tests.support.raw import BINARY, CLOSE, DEADLINE, TEXT, UPGRADE, Raw, frame
+from tests.support.waiting import until
 
 # Short texts that mean something to the one parser or the other, and any others.
 WORDS = st.sampled_from(

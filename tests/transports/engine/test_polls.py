@@ -33,6 +33,7 @@ class World:
             heard=lambda sid, data: None,
             ended=lambda *told: self.ended.append(told),
             lost=self.lost.append,
+            now=lambda: 0.0,
         )
         self.loop = self.sessions.start(create("threading", lambda seconds: None))
 

@@ -21,10 +21,10 @@ from tests.support.protocol_servers import (
     later,
     problems,
     serving,
-    until,
 )
 from tests.support.raw import DEADLINE, PING, PONG, TEXT, UPGRADE, Raw
 from tests.support.servers import Server
+from tests.support.waiting import until
 
 KEYS = {"sid", "upgrades", "pingInterval", "pingTimeout", "maxPayload"}
 

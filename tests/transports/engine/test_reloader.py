@@ -7,9 +7,10 @@ from pathlib import Path
 
 import requests
 
-from tests.support.protocol_servers import Place, answer_of, until
+from tests.support.protocol_servers import Place, answer_of
 from tests.support.raw import DEADLINE, Raw
 from tests.support.servers import launch, unused_port
+from tests.support.waiting import until
 
 APP = Path(__file__).parents[2] / "support" / "reloaded_app.py"
 
