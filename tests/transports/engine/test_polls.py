@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from flask_livepush.transports.engine.frames import FrameError
 from flask_livepush.transports.engine.packets import Frame, message
 from flask_livepush.transports.engine.poller import create
 from flask_livepush.transports.engine.polls import HandingPoll, TakenRequest
@@ -252,7 +253,7 @@ class Turns:
         self.finished: list[bytes] = []
 
     def own(self, connection: Any, hello: bytes) -> None:
-        """Nothing comes from it."""
+        self.connection = connection
 
     def finish(self, connection: Any, last: bytes) -> None:
         self.finished.append(last)
@@ -278,3 +279,14 @@ def test_a_request_may_be_answered_before_its_socket_is_there() -> None:
 class _Descriptor:
     def fileno(self) -> int:
         return -1
+
+
+def test_what_follows_a_request_is_thrown_away_until_it_is_too_much() -> None:
+    """The connection ends then, without a word of WebSocket's."""
+    loop = Turns()
+    TakenRequest(loop, ()).take(_Descriptor())  # type: ignore[arg-type]
+    decoder = loop.connection.decoder
+    assert list(decoder.feed(b"x" * 65_536)) == []
+    with pytest.raises(FrameError):
+        list(decoder.feed(b"x"))
+    assert decoder.goodbye(1002) == b""
