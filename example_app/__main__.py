@@ -10,6 +10,8 @@ import socket
 import sys
 import warnings
 
+_ENDS = (signal.SIGINT, signal.SIGTERM)
+
 
 def main() -> int:
     """Serve the chat until it is interrupted; return the exit status."""
@@ -52,11 +54,20 @@ def main() -> int:
         sep="\n",
         flush=True,
     )
-    # Quietly, where gevent would print a traceback for Ctrl-C.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(0))
+    for number in _ENDS:
+        signal.signal(number, _end)
     livepush.run(app, host=args.host, port=port)
     return 0
+
+
+def _end(number: int, frame: object) -> None:
+    """End quietly, where gevent would print a traceback for Ctrl-C; a second time hard.
+
+    Told twice at once, as by make and by its own group, gevent would lose the exit.
+    """
+    for each in _ENDS:
+        signal.signal(each, signal.SIG_DFL)
+    sys.exit(0)
 
 
 def _free_port(host: str, port: int) -> int:

@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -19,8 +21,10 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from example_app import create_app
 from flask_livepush.errors import ConfigError
 from tests.support.gunicorns import WORKERS
+from tests.support.raw import Raw
 from tests.support.redis import redis_server
 from tests.support.servers import MODES, ROOT, Mode, Program
+from tests.support.waiting import until
 
 
 def run_until_it_ends(*args: str | int, **env: str) -> tuple[int, str]:
@@ -39,10 +43,9 @@ def run_until_it_ends(*args: str | int, **env: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_runs_without_a_terminal_until_it_is_interrupted(
-    tmp_path: Path, mode: Mode
-) -> None:
+@pytest.fixture
+def program(tmp_path: Path, mode: Mode) -> Iterator[Program]:
+    """The chat, as it serves without a terminal."""
     program = Program(
         [sys.executable, "-m", "example_app", "--port", "0", "--mode", mode],
         name="example_app",
@@ -54,10 +57,29 @@ def test_runs_without_a_terminal_until_it_is_interrupted(
         program.wait_for(r"bob\s+password demo")
         # It is printed before it listens.
         wait_until_it_answers(program, url)
+        yield program
     finally:
-        status = program.stop(ask=signal.SIGINT)
-    assert status == 0
+        program.stop(patience=1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_runs_without_a_terminal_until_it_is_interrupted(program: Program) -> None:
+    assert program.stop(ask=signal.SIGINT) == 0
     assert not re.search(r"Traceback|Warning|KeyboardInterrupt", program.log)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_ends_when_it_is_told_to_twice_at_once(program: Program) -> None:
+    """Bug: with gevent the second SIGTERM cost the first its effect."""
+    port = int(program.wait_for(r"http://127\.0\.0\.1:(\d+)")[1])
+    with ExitStack() as stack:
+        for _ in range(3):
+            raw = stack.enter_context(Raw(port))
+            assert raw.upgrade("EIO=4&transport=websocket").status == 101
+        for _ in range(2):
+            program.send(signal.SIGTERM)
+        until(lambda: not program.alive)
+    assert program.returncode in (0, -signal.SIGTERM)
 
 
 def wait_until_it_answers(program: Program, url: str) -> None:
