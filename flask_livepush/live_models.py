@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import inspect
 from sqlalchemy.orm import scoped_session
 
-from .capture import Capture, Note, Scope
+from .capture import Capture, Scope
+from .commits import Note
 from .emitter import Emitter
 from .errors import ConfigError
 from .protocol.batch import Batch
