@@ -37,6 +37,7 @@ from sqlalchemy.orm import (
 )
 
 from .emitter import Emitter
+from .failures import Failure, Failures
 from .flushes import Flush, Group, Op, RowId
 from .protocol.batch import Batch
 from .protocol.publication import Position
@@ -170,6 +171,7 @@ class Capture:
             given whether it is inside a scope.
         rows: Reads rows.
         now: Seconds of a clock that never falls, that of what goes out.
+        failures: Takes note of what can't be followed.
     """
 
     def __init__(
@@ -180,8 +182,10 @@ class Capture:
         may_push: Callable[[bool], bool],
         rows: Rows,
         now: Callable[[], float],
+        failures: Failures,
     ) -> None:
         self._tracking = tracking
+        self._failures = failures
         self._emitter = emitter
         self._may_push = may_push
         self._rows = rows
@@ -191,7 +195,6 @@ class Capture:
         self._listened: set[type] = set()
         self._unlistened: set[type] = set()
         self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-        self._told: set[str] = set()
         # Of the running thread, greenlet or task.
         self._scopes: ContextVar[tuple[Scope, ...]] = ContextVar("scopes", default=())
         self._suppressed: ContextVar[bool] = ContextVar("suppressed", default=False)
@@ -607,9 +610,7 @@ class Capture:
             scope.positions.update(positions)
 
     def _tell_once(self, problem: str) -> None:
-        if problem not in self._told:
-            self._told.add(problem)
-            log.warning("%s", problem)
+        self._failures.note(problem, Failure(problem), level=logging.WARNING)
 
 
 def _bulk(tracked: Tracked, rooms: set[str] | None) -> Note:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import scoped_session
 from .capture import Capture, Note, Scope
 from .emitter import Emitter
 from .errors import ConfigError
+from .failures import Failures
 from .protocol.batch import Batch
 from .protocol.publication import Position
 from .rooms import Room
@@ -29,6 +30,7 @@ class LiveModels:
         wall: Seconds since 1970.
         monotonic: Seconds of a clock that never falls.
         knows: Says whether a rule knows a room's name.
+        failures: Takes note of what fails at run time.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class LiveModels:
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         knows: Callable[[str], bool],
+        failures: Failures,
     ) -> None:
         self._knows = knows
+        self._failures = failures
         self._tracking = Tracking()
         self.capture = Capture(
             self._tracking,
@@ -48,6 +52,7 @@ class LiveModels:
             may_push=may_push,
             rows=Rows(ProcessClock(wall), monotonic),
             now=monotonic,
+            failures=failures,
         )
         self.sessions = Sessions(self.capture.follow)
 
@@ -59,13 +64,16 @@ class LiveModels:
                     f"push_changes({getattr(model, '__name__', model)}, …) needs "
                     f"{needed}=, as livepush.track does."
                 )
-        return Tracked(model, knows=self._knows, **declaration)
+        return self._tracked(model, **declaration)
 
     def track(self, model: Any, **declaration: Any) -> None:
         """Add a declaration; raises ConfigError where it does not fit."""
-        tracked = Tracked(model, knows=self._knows, **declaration)
+        tracked = self._tracked(model, **declaration)
         self._tracking.add(tracked)
         self.capture.listen_to(tracked)
+
+    def _tracked(self, model: Any, **declaration: Any) -> Tracked:
+        return Tracked(model, knows=self._knows, failures=self._failures, **declaration)
 
     def watch_flask_sqlalchemy(self, db: Any) -> None:
         """Follow ``db.session``; to be called in an application's context.

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapper, Session
 
 from .errors import ConfigError, UsageError
+from .failures import Failures
 from .protocol.batch import Batch
 from .protocol.encoding import encode, plain
 from .protocol.publication import Draft
@@ -107,6 +108,7 @@ class Tracked:
         latest: How many rows a snapshot has, those with the highest primary keys.
         columns: The names of the columns that callables read.
         knows: Says whether a rule knows a room's name.
+        failures: Takes note of what fails at run time.
 
     Raises:
         ConfigError: Something named does not exist or does not fit; with the remedy.
@@ -124,8 +126,10 @@ class Tracked:
         latest: int = 100,
         columns: Sequence[str] | None = None,
         knows: Callable[[str], bool] = lambda name: True,
+        failures: Failures | None = None,
     ) -> None:
         self.mapper = _mapper(model)
+        self.failures = Failures() if failures is None else failures
         self.knows = knows
         self._warned = False
         self.model: type = model
