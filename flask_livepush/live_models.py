@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import inspect
 from sqlalchemy.orm import scoped_session
 
+from . import snapshots
 from .capture import Capture, Note, Scope
 from .emitter import Emitter
 from .errors import ConfigError
@@ -124,7 +125,7 @@ class LiveModels:
         kinds = {}
         for tracked in self._tracking.of_room(room):
             with self.sessions.open(tracked.model) as session:
-                found = tracked.snapshot(session, name, values)
+                found = snapshots.read(tracked, session, name, values)
             # Rows that a function puts into rooms may be in any; mostly they are not.
             if tracked.rooms or found["rows"]:
                 kinds[tracked.kind] = found

@@ -1,8 +1,8 @@
 """Which models are live: in which rooms, under which kind, with which fields.
 
 A :class:`Tracked` is a declaration, checked when it is made. Given what one commit did
-to one row it says what is pushed; given a room it reads the rows a newcomer starts
-from. When commits happen, and to which rows, is ``capture``'s part.
+to one row it says what is pushed. When commits happen, and to which rows, is
+``capture``'s part; which rows a newcomer starts from that of ``snapshots``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapper, Session
+from sqlalchemy.orm import Mapper
 
 from .errors import ConfigError, UsageError
 from .failures import Failures
@@ -31,8 +31,6 @@ Field = str | Callable[["Row"], Any]
 # Types that convert one column's value, as fields={"id": str} does; every other
 # callable is given the row.
 _CONVERSIONS = (str, int, float, bool)
-# A snapshot looks at this many rows at most for those that functions put in the room.
-_MAX_SCANNED = 5_000
 _KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _RESERVED_KINDS = ("livepush", "state")
 
@@ -322,52 +320,19 @@ class Tracked:
         """Return the declared fields of a loaded object."""
         return self.fields_of({name: getattr(target, name) for name in self.reads})
 
-    # -- what a newcomer starts from -------------------------------------------------
+    # -- which rows are in a room ----------------------------------------------------
 
     def belongs_to(self, room: Room) -> bool:
         """Say whether the room's snapshot may have rows of this model."""
         return room in self.rooms or self._rooms_of is not None
 
-    def snapshot(self, session: Session, name: str, values: Values) -> dict[str, Any]:
-        """Read the newest rows of one room, ascending by primary key.
+    @property
+    def selects(self) -> bool:
+        """Whether functions say which rows are in a room, and SQL can't."""
+        return self._when is not None or self._rooms_of is not None
 
-        Args:
-            session: A fresh one; the caller closes it.
-            name: The room's name.
-            values: The values in it.
-
-        Returns:
-            ``{"key": str, "rows": [...], "partial": bool}``.
-        """
-        names = sorted(self.reads)
-        # Functions say which rows are in the room; SQL can't.
-        selects = self._when is not None or self._rooms_of is not None
-        if self._rooms_of is not None:
-            values = {}
-        statement = (
-            sa.select(*(getattr(self.model, name) for name in names))
-            .where(*(self._equals(v, value) for v, value in values.items()))
-            .order_by(*(getattr(self.model, p).desc() for p in self.primary_key))
-            .limit(_MAX_SCANNED if selects else self.latest + 1)
-        )
-        connection = session.connection(bind_arguments={"mapper": self.mapper})
-        rows: list[dict[str, Any]] = []
-        partial = False
-        scanned = 0
-        with connection.execution_options(yield_per=500).execute(statement) as result:
-            for found in result:
-                scanned += 1
-                row = dict(zip(names, found, strict=True))
-                if selects and not self._is_in_room(name, row):
-                    continue
-                if len(rows) == self.latest:
-                    partial = True
-                    break
-                rows.append(self.fields_of(row))
-        partial = partial or (selects and scanned == _MAX_SCANNED)
-        return {"key": self.key, "rows": rows[::-1], "partial": partial}
-
-    def _is_in_room(self, name: str, values: Values) -> bool:
+    def is_in_room(self, name: str, values: Values) -> bool:
+        """Say whether a row is in a room, by the room's name."""
         try:
             return name in self._names(values)
         except Exception as error:
@@ -377,14 +342,9 @@ class Tracked:
             log.exception("A %s is left out of a snapshot: %s", self.name, error)
             return False
 
-    def _equals(self, name: str, value: Any) -> Any:
-        column = getattr(self.model, name)
-        if isinstance(value, str) and isinstance(self._columns[name].type, sa.Integer):
-            # A room's name is text; of the room user:7, the column is 7.
-            value = int(value) if value.isdecimal() else None
-        if isinstance(value, int) and not _fits(self._columns[name].type, value):
-            value = None
-        return sa.false() if value is None else column == value
+    def column(self, name: str) -> Any:
+        """Return a column of the model, by its attribute's name."""
+        return self._columns[name]
 
     # -- checks ----------------------------------------------------------------------
 
@@ -546,14 +506,6 @@ def _holds_bytes(kind: Any) -> bool:
         return kind.python_type is bytes
     except NotImplementedError:
         return False
-
-
-def _fits(kind: Any, value: int) -> bool:
-    """Say whether a column can hold an integer; databases refuse to compare others."""
-    bits = 16 if isinstance(kind, sa.SmallInteger) else 32
-    if not isinstance(kind, sa.Integer) or isinstance(kind, sa.BigInteger):
-        return True
-    return value in range(-(1 << (bits - 1)), 1 << (bits - 1))
 
 
 class Tracking:

@@ -15,7 +15,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from flask_livepush import ConfigError
-from tests.support.following import World, broker_of, check, closing, events, snapshot
+from tests.support.following import World, broker_of, check, closing, events
 
 
 def item(world: World, declare: Callable[..., Any] | None = None, **track: Any) -> Any:
@@ -762,38 +762,3 @@ def test_refuses_a_room_whose_variable_is_no_column(world: World) -> None:
 def test_refuses_what_is_no_model(world: World) -> None:
     with pytest.raises(ConfigError, match="no model"):
         world.livepush.track(rooms=world.room("all"), fields=("id",))(int)
-
-
-# -- snapshots -----------------------------------------------------------------------
-
-
-def test_starts_a_newcomer_with_the_newest_rows_in_order(world: World) -> None:
-    model = item(world, rooms=world.room("all"), fields=("id",), latest=3)
-    add(world, *(model() for _ in range(3)))
-    assert snapshot(world.livepush, "all") == {
-        "item": {
-            "key": "id",
-            "rows": [{"id": 1}, {"id": 2}, {"id": 3}],
-            "partial": False,
-        }
-    }
-    add(world, model())
-    assert snapshot(world.livepush, "all") == {
-        "item": {
-            "key": "id",
-            "rows": [{"id": 2}, {"id": 3}, {"id": 4}],
-            "partial": True,
-        }
-    }
-
-
-def test_reads_a_snapshot_while_another_transaction_is_open(database_url: str) -> None:
-    with closing(World(database_url)) as world:
-        model = item(world, rooms=world.room("all"), fields=("id", "title"))
-        add(world, model(title="old"))
-        with world.Session() as session:
-            session.get(model, 1).title = "uncommitted"
-            if not world.is_sqlite:
-                session.flush()
-            assert world.screen("all").kinds["item"][1]["title"] == "old"
-            session.rollback()
