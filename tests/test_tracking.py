@@ -190,9 +190,9 @@ def test_invalidates_everywhere_when_a_callable_names_what_is_no_room(
     world.room("board:<int:board_id>")
     model = item(world, rooms=lambda row: row.board_id, columns=("board_id",),
                  fields=("id",))  # fmt: skip
-    screen = world.screen("board:1")
+    position = world.livepush.position("board:1")
     add(world, model(board_id=1))
-    assert events(screen) == ["item.invalidated"]
+    assert since(world, "board:1", position) == ["item.invalidated"]
     assert "Item" in caplog.text
 
 
@@ -211,9 +211,9 @@ def test_logs_a_callable_that_reads_what_it_did_not_name(
         columns=("owner",),
         fields=("id",),
     )
-    screen = world.screen("board:1")
+    position = world.livepush.position("board:1")
     add(world, model(board_id=1))
-    assert events(screen) == ["item.invalidated"]
+    assert since(world, "board:1", position) == ["item.invalidated"]
     assert "Item.board_id is not among the columns" in caplog.text
 
 
@@ -371,13 +371,13 @@ def test_invalidates_every_room_when_rooms_or_when_raises(
     model = item(world, fields=("id",), **track)
     world.livepush.track(rooms=world.room("all"), fields=("id",), kind="any")(model)
     position = world.livepush.position("board:1")
-    everything = world.screen("all")
+    everything = world.livepush.position("all")
     add(world, model(board_id=1, title="bad"))
     assert "a bug of the application" in caplog.text
     assert "Item" in caplog.text
     # A callable's rooms may be any.
     told = ["any.created"] + ["item.invalidated"] * (where == "rooms")
-    assert [event for event, _ in everything.follow()] == told
+    assert since(world, "all", everything) == told
     assert since(world, "board:1", position) == ["item.invalidated"]
 
 
