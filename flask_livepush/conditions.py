@@ -65,7 +65,8 @@ def of_column(
         return _one_of(column, named(known))
     if isinstance(kind, sa.Boolean):
         # What is neither 0 nor 1 is read as true.
-        return sa.or_(*(column.is_not(not v) for v in named((True, False))))
+        given = named((True, False))
+        return sa.or_(sa.false(), *(column.is_not(not v) for v in given))
     try:
         return _plain(column, kind, value, text, dialect)
     except (ValueError, ArithmeticError):
@@ -86,7 +87,7 @@ def _plain(
     if isinstance(kind, sa.Uuid):
         found = value if isinstance(value, UUID) else UUID(str(value))
         return column == (found if kind.as_uuid else str(found))
-    if isinstance(kind, sa.Numeric):  # Float among them
+    if isinstance(kind, (sa.Numeric, sa.Float)):
         decimal = Decimal(str(value))
         if not decimal.is_finite() or decimal.adjusted() not in _POWERS:
             return sa.false()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -55,9 +55,12 @@ class LiveModels:
             rows=Rows(ProcessClock(wall), monotonic),
             now=monotonic,
             failures=failures,
-            apart=lambda: self.sessions.apart(),
+            apart=self._apart,
         )
         self.sessions = Sessions(self.capture.follow, failures)
+
+    def _apart(self) -> AbstractContextManager[None]:
+        return self.sessions.apart()
 
     def declare(self, model: Any, **declaration: Any) -> Tracked:
         """Check a declaration that holds in a scope alone."""

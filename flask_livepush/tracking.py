@@ -763,7 +763,7 @@ def _reads_of_first(function: Callable[..., Any]) -> set[str]:
 
 
 # Primary keys by which a later row mostly is the higher one.
-_ORDERED = (sa.Integer, sa.Numeric, sa.Date, sa.DateTime)
+_ORDERED = (sa.Integer, sa.Numeric, sa.Float, sa.Date, sa.DateTime)
 _NO_TEXT = (sa.JSON, sa.ARRAY, sa.PickleType, sa.LargeBinary)
 
 
