@@ -252,9 +252,11 @@ def _commits_each_statement(connection: Connection) -> bool:
         return True
     if connection.dialect.name != "sqlite" or getattr(driver, "autocommit", -1) != -1:
         return False
-    # SQLAlchemy's recipe sets it to None too, and emits BEGIN itself.
-    level = getattr(driver, "isolation_level", "")
-    return level is None and getattr(driver, "in_transaction", True) is False
+    # SQLAlchemy's recipe sets it to None too, and emits BEGIN itself. What is over, or
+    # has not begun, tells nothing.
+    if getattr(driver, "isolation_level", "") is not None:
+        return False
+    return connection.in_transaction() and not getattr(driver, "in_transaction", True)
 
 
 def _is_told_to_commit(engine: Engine) -> bool:
