@@ -138,7 +138,7 @@ class LiveModels:
                 apart=self.sessions.apart,
             )
             # Of a function nobody may know which rooms it names; mostly not this one.
-            if tracked.rooms or tracked.of or found["rows"]:
+            if tracked.rooms or tracked.of or tracked.select or found["rows"]:
                 kinds[tracked.kind] = found
         return kinds
 
