@@ -26,13 +26,14 @@ from werkzeug.routing import BaseConverter
 from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from . import config as configuration
-from . import draining, message_queue
+from . import draining, message_queue, signals
 from .auth import Auth, Identity, current_id, id_of
 from .brokers.base import Broker
 from .door import Door
 from .draining import Drain, Draining
 from .emitter import Emitter
 from .errors import ConfigError, UsageError
+from .failures import Failure, Failures
 from .health import Health
 from .hub import Hub
 from .message_queue import MessageQueue
@@ -82,6 +83,7 @@ class _App:
     meters: Meters
     presence: Presence
     draining: Draining
+    failures: Failures
 
 
 class LivePush:
@@ -93,6 +95,9 @@ class LivePush:
         socketio: The application's own ``flask_socketio.SocketIO``, set up already;
             its server, arguments and handlers are kept.
     """
+
+    #: ``livepush.signals.failed``, for collectors of errors.
+    signals = signals
 
     def __init__(
         self, app: Flask | None = None, socketio: SocketIO | None = None
@@ -106,6 +111,7 @@ class LivePush:
         self._models: LiveModels | None = None
         self._identity: Identity | None = None
         self._warned: set[str | None] = set()
+        self._failures = Failures(self._tell_failure)
         # Its variable is called as the columns are that say whose a row is, so that
         # track(rooms=livepush.user) works for such models.
         self.user = self.room("user:<path:user_id>", presence=False)(_is_this_user)
@@ -138,6 +144,12 @@ class LivePush:
         )
         if settings.metrics_token is not None or self._metrics_rule is not None:
             meters.switch_on()
+
+        def tell(failure: Failure) -> None:
+            meters.count("failures_total", failure.what)
+            signals.tell_failed(app, failure)
+
+        failures = Failures(tell)
         broker = message_queue.broker(queue, settings, server, meters)
         peers = message_queue.peers(queue, server)
         link = connections.link(server, settings, peers, meters)
@@ -261,6 +273,7 @@ class LivePush:
                 meters=meters,
                 presence=presence,
                 draining=leaving,
+                failures=failures,
             )
         )
         app.extensions["livepush"] = self
@@ -373,7 +386,10 @@ class LivePush:
         key: str = "id",
         when: Callable[[Any], Any] | None = None,
         latest: int = 100,
+        order_by: Any = None,
         columns: tuple[str, ...] | None = None,
+        of: Any = None,
+        snapshot: Callable[..., Any] | None = None,
     ) -> Callable[[C], C]:
         """Decorate a model: its commits are pushed, wherever they happen.
 
@@ -398,13 +414,18 @@ class LivePush:
                 key=key,
                 when=when,
                 latest=latest,
+                order_by=order_by,
                 columns=columns,
+                of=of,
+                snapshot=snapshot,
             )
             return model
 
         return decorate
 
-    def watch(self, target: Any, *, models: type | None = None) -> None:
+    def watch(
+        self, target: Any, *, models: type | None = None, snapshots: Any = None
+    ) -> None:
         """Follow the sessions of plain SQLAlchemy.
 
         Args:
@@ -412,12 +433,16 @@ class LivePush:
                 Flask-SQLAlchemy's ``db.session`` is followed by itself.
             models: With several databases, the base class of the models whose
                 snapshots are read with these sessions.
+            snapshots: Where snapshots have to be read with others, a sessionmaker of
+                these, or a function that is given a room's name and returns a fresh
+                Session. Without it they are read where the sessions write.
 
         Raises:
             UsageError: It is asynchronous, or no session.
-            ConfigError: Its engine is set to AUTOCOMMIT.
+            ConfigError: Its engine is set to AUTOCOMMIT, its driver to commit each
+                statement, or it is a ShardedSession.
         """
-        self._live_models().sessions.watch(target, models=models)
+        self._live_models().sessions.watch(target, models=models, snapshots=snapshots)
 
     def page(self, pattern: str | Room) -> Callable[[F], F]:
         """Decorate a view that renders a room: its page starts from this position.
@@ -706,8 +731,16 @@ class LivePush:
                 wall=time.time,
                 monotonic=time.monotonic,
                 knows=self.knows,
+                failures=self._failures,
             )
         return self._models
+
+    def _tell_failure(self, failure: Failure) -> None:
+        """Tell what fails where no application is known but by the context."""
+        state = self._find_app()
+        if state is not None:
+            state.meters.count("failures_total", failure.what)
+        signals.tell_failed(None if state is None else state.app, failure)
 
     def _has_read(self) -> bool:
         return self._models is not None and self._models.have_read()

@@ -8,13 +8,17 @@ handed to whoever collects errors. No payload may ever be in one.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Literal
 
 log = logging.getLogger(__name__)
 
 # Places that are remembered; beyond, the oldest is forgotten and may be logged again.
 _MAX_PLACES = 1_000
+
+What = Literal["field", "row", "state", "broker", "other"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +29,15 @@ class Failure:
         reason: A sentence with the thing, the cause and the remedy, without values.
         kind: The kind of the rows concerned; empty: of none.
         room: The pattern of the rooms concerned; empty: of any.
+        what: What it is counted as: a field that a row is sent without, a row that
+            is not sent, what a room or a user tells of itself, the broker that does
+            not answer a page or a join, or none of these.
     """
 
     reason: str
     kind: str = ""
     room: str = ""
+    what: What = "other"
 
 
 class Failures:
@@ -42,6 +50,7 @@ class Failures:
 
     def __init__(self, tell: Callable[[Failure], None] = lambda failure: None) -> None:
         self._tell = tell
+        self._lock = threading.Lock()  # guards the places
         self._places: dict[Hashable, None] = {}
 
     def note(
@@ -59,10 +68,11 @@ class Failures:
             error: What was raised; its traceback is logged.
             level: Of the log's entry; later ones are for debugging.
         """
-        known = place in self._places
-        self._places[place] = None
-        if len(self._places) > _MAX_PLACES:
-            self._places.pop(next(iter(self._places)), None)
+        with self._lock:
+            known = place in self._places
+            self._places[place] = None
+            if len(self._places) > _MAX_PLACES:
+                del self._places[next(iter(self._places))]
         log.log(
             logging.DEBUG if known else level,
             "%s%s",
@@ -74,3 +84,10 @@ class Failures:
             self._tell(failure)
         except Exception:
             log.exception("Telling a failure failed")
+
+    def over(self, place: Hashable) -> bool:
+        """Forget a place, as what failed there works again; say whether it had."""
+        if place not in self._places:  # the common case costs no lock
+            return False
+        with self._lock:
+            return self._places.pop(place, self) is None

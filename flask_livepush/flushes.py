@@ -255,7 +255,7 @@ class Flush:
         They are those of ``relationship(post_update=True)``, and those of an object
         that is deleted while another gets its key.
         """
-        names = _primary_key_binds(context.compiled.statement, table)  # type: ignore[union-attr]
+        names = _primary_key_binds(context.compiled.statement, table)
         if names is None:
             return
         mappers = self._tables()[table]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import inspect
 from sqlalchemy.orm import scoped_session
 
+from . import snapshots
 from .capture import Capture, Scope
 from .commits import Note
 from .emitter import Emitter
 from .errors import ConfigError
+from .failures import Failures
 from .protocol.batch import Batch
 from .protocol.publication import Position
 from .rooms import Room
@@ -30,6 +33,7 @@ class LiveModels:
         wall: Seconds since 1970.
         monotonic: Seconds of a clock that never falls.
         knows: Says whether a rule knows a room's name.
+        failures: Takes note of what fails at run time.
     """
 
     def __init__(
@@ -40,8 +44,10 @@ class LiveModels:
         wall: Callable[[], float],
         monotonic: Callable[[], float],
         knows: Callable[[str], bool],
+        failures: Failures,
     ) -> None:
         self._knows = knows
+        self._failures = failures
         self._tracking = Tracking()
         self.capture = Capture(
             self._tracking,
@@ -49,8 +55,13 @@ class LiveModels:
             may_push=may_push,
             rows=Rows(ProcessClock(wall), monotonic),
             now=monotonic,
+            failures=failures,
+            apart=self._apart,
         )
-        self.sessions = Sessions(self.capture.follow)
+        self.sessions = Sessions(self.capture.follow, failures)
+
+    def _apart(self) -> AbstractContextManager[None]:
+        return self.sessions.apart()
 
     def declare(self, model: Any, **declaration: Any) -> Tracked:
         """Check a declaration that holds in a scope alone."""
@@ -60,13 +71,16 @@ class LiveModels:
                     f"push_changes({getattr(model, '__name__', model)}, …) needs "
                     f"{needed}=, as livepush.track does."
                 )
-        return Tracked(model, knows=self._knows, **declaration)
+        return self._tracked(model, **declaration)
 
     def track(self, model: Any, **declaration: Any) -> None:
         """Add a declaration; raises ConfigError where it does not fit."""
-        tracked = Tracked(model, knows=self._knows, **declaration)
+        tracked = self._tracked(model, **declaration)
         self._tracking.add(tracked)
         self.capture.listen_to(tracked)
+
+    def _tracked(self, model: Any, **declaration: Any) -> Tracked:
+        return Tracked(model, knows=self._knows, failures=self._failures, **declaration)
 
     def watch_flask_sqlalchemy(self, db: Any) -> None:
         """Follow ``db.session``; to be called in an application's context.
@@ -116,10 +130,16 @@ class LiveModels:
         """Read the rows of a room, by kind, in fresh sessions."""
         kinds = {}
         for tracked in self._tracking.of_room(room):
-            with self.sessions.open(tracked.model) as session:
-                found = tracked.snapshot(session, name, values)
-            # Rows that a function puts into rooms may be in any; mostly they are not.
-            if tracked.rooms or found["rows"]:
+            found = snapshots.read(
+                tracked,
+                room,
+                name,
+                values,
+                connect=partial(self.sessions.connection, tracked.mapper, name),
+                apart=self.sessions.apart,
+            )
+            # Of a function nobody may know which rooms it names; mostly not this one.
+            if tracked.rooms or tracked.of or tracked.select or found["rows"]:
                 kinds[tracked.kind] = found
         return kinds
 

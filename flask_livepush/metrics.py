@@ -170,6 +170,17 @@ TABLE: tuple[Metric, ...] = (
         "reason",
         ("too_large", "queue_full", "refused", "listener_full", "too_fast", "too_many"),
     ),
+    Metric(
+        "failures_total",
+        "counter",
+        "What did not reach screens as it was meant, each as livepush.signals.failed "
+        "tells it. field: values that can't be sent, their rows went without them; "
+        "row: rows that were not sent; state: what a room or a user tells of itself "
+        "and could not be sent; broker: pages and joins while it did not answer; "
+        "other: anything else, such as rooms that had to read anew.",
+        "what",
+        ("field", "row", "state", "broker", "other"),
+    ),
 )
 
 

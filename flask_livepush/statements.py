@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import FromStatement, Mapper
@@ -18,6 +19,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
 
+from .errors import UsageError
 from .tracking import Tracked
 
 _Found = dict[str, list[Any]]  # column -> the values it may have
@@ -202,10 +204,17 @@ def _names(tracked: Tracked, dialect: str, rows: Iterable[_Found]) -> set[str] |
             if any(variable not in row for variable in own):
                 return None
             for values in product(*(row[variable] for variable in own)):
-                if _UNKNOWN in values:
+                if _UNKNOWN in values or not all(
+                    _is_kept_as(tracked.mapper.columns[v].type, value)
+                    for v, value in zip(own, values, strict=True)
+                ):
                     return None
-                if None not in values:
+                if None in values:
+                    continue
+                try:
                     names.add(room.name(**dict(zip(own, values, strict=True))))
+                except UsageError:
+                    continue  # such rows are in no room
     return names
 
 
@@ -215,6 +224,7 @@ def _is_exact(kind: Any, dialect: str) -> bool:
     Databases compare texts by collations that may ignore case, and types of the
     application may change what is written.
     """
+    kind = getattr(kind, "_variant_mapping", {}).get(dialect, kind)
     if type(kind) in _EXACT:
         return True
     return (
@@ -222,6 +232,14 @@ def _is_exact(kind: Any, dialect: str) -> bool:
         and kind.collation is None
         and dialect in ("sqlite", "postgresql")
     )
+
+
+def _is_kept_as(kind: Any, value: Any) -> bool:
+    """Say whether a value is read as it was given: 7 where "07" equals it, is not."""
+    wanted: type = {sa.String: str, sa.Text: str}.get(type(kind), int)
+    if type(kind) is sa.Uuid:
+        wanted = UUID
+    return value is None or type(value) is wanted
 
 
 _EXACT = (sa.Integer, sa.BigInteger, sa.SmallInteger, sa.Uuid)

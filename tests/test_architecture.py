@@ -82,6 +82,10 @@ VIOLATIONS = {
         ("hub", "prometheus_client"),
         ("metrics_page", "prometheus_client"),
     ],
+    "blinker": [
+        ("extension", "blinker"),
+        ("failures", "blinker"),
+    ],
     "click": [
         ("doctor", "click"),
         ("extension", "click"),
@@ -109,6 +113,7 @@ ALLOWED = [
     ("metrics_page", "flask"),
     ("pages", "flask"),
     ("rows", "sqlalchemy"),
+    ("signals", "blinker, flask"),
     ("tracking", "sqlalchemy"),
     ("transports", "flask, flask_socketio, socketio, engineio"),
     ("transports.socketio", "flask, flask_socketio, socketio, engineio"),
