@@ -480,11 +480,11 @@ def test_classes_of_an_abstract_concrete_base_are_tracked_each(
     with closing(World(database_url)) as world:
         box = world.room("box:<int:box_id>")
 
-        class Any_(AbstractConcreteBase, world.Base):  # type: ignore[misc, name-defined]
+        class Thing(AbstractConcreteBase, world.Base):  # type: ignore[misc, name-defined]
             id: Mapped[int] = mapped_column(primary_key=True)
             box_id: Mapped[int]
 
-        class One(Any_):
+        class One(Thing):
             __tablename__ = "ones"
             id: Mapped[int] = mapped_column(primary_key=True)
             box_id: Mapped[int]
@@ -494,7 +494,7 @@ def test_classes_of_an_abstract_concrete_base_are_tracked_each(
                 "concrete": True,
             }
 
-        class Two(Any_):
+        class Two(Thing):
             __tablename__ = "twos"
             id: Mapped[int] = mapped_column(primary_key=True)
             box_id: Mapped[int]
