@@ -277,7 +277,12 @@ class LivePush:
             )
         )
         app.extensions["livepush"] = self
+        app.teardown_appcontext(self._end_unannounced)
         self._find_flask_sqlalchemy(app)
+
+    def _end_unannounced(self, _: BaseException | None = None) -> None:
+        if self._models is not None:
+            self._models.end_unannounced()
 
     @property
     def socketio(self) -> SocketIO:

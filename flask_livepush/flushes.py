@@ -251,7 +251,12 @@ class Flush:
                 wanted.setdefault(group, {})[key] = None if deleted else c.touched
         if not deleted:
             for target, key, touched in self._unannounced(context, table, set(coming)):
-                for group in self._groups(type(target)):
+                siblings = self._siblings(type(target))
+                groups = [
+                    *self._groups(type(target)),
+                    *(g for g in siblings if g.classes & touched),
+                ]
+                for group in groups:
                     self._put(group, key, connection, key, touched, target)
                     wanted.setdefault(group, {})[key] = touched
         for group, rows in wanted.items():
@@ -281,8 +286,9 @@ class Flush:
     ) -> Iterator[tuple[object, PrimaryKey, frozenset[str]]]:
         """Find the rows that an UPDATE changes and no listener was called for.
 
-        They are those of ``relationship(post_update=True)``, and those of an object
-        that is deleted while another gets its key.
+        They are those of ``relationship(post_update=True)``, those of an object that
+        is deleted while another gets its key, and those of a class that is not tracked
+        and becomes one that is.
         """
         names = _primary_key_binds(context.compiled.statement, table)
         if names is None:
@@ -300,8 +306,11 @@ class Flush:
                 target = self._session.identity_map.get(
                     mapper.identity_key_from_primary_key(key)
                 )
-                if target is not None and self._groups(type(target)):
+                if target is not None and self._is_concerned(type(target)):
                     yield target, key, _set_attributes(target, table, parameters, names)
+
+    def _is_concerned(self, cls: type) -> bool:
+        return bool(self._groups(cls) or self._siblings(cls))
 
     def _read_before(
         self,
