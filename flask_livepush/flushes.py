@@ -290,7 +290,7 @@ class Flush:
         is deleted while another gets its key, and those of a class that is not tracked
         and becomes one that is.
         """
-        names = _primary_key_binds(context.compiled.statement, table)
+        names = _primary_key_binds(context.compiled, table)
         if names is None:
             return
         mappers = self._tables()[table]
@@ -492,21 +492,24 @@ def _touched(instance: InstanceState[Any]) -> frozenset[str]:
     )
 
 
-def _primary_key_binds(statement: Any, table: sa.Table) -> dict[Any, str] | None:
+def _primary_key_binds(compiled: Any, table: sa.Table) -> dict[Any, str] | None:
     """Return the parameters that the WHERE of a flush compares the primary key with.
 
     None: it is no statement of a flush on one row after the other.
     """
-    clause = statement.whereclause
+    clause = compiled.statement.whereclause
+    names: dict[Any, str] = compiled.bind_names
     conditions = (
         list(clause.clauses) if isinstance(clause, BooleanClauseList) else [clause]
     )
+    # An application's statement has names that are made up when it is compiled.
     found = {
-        condition.left: condition.right.key
+        condition.left: names[condition.right]
         for condition in conditions
         if isinstance(condition, BinaryExpression)
         and condition.operator is operators.eq
         and isinstance(condition.right, BindParameter)
+        and condition.right in names
     }
     return found if all(c in found for c in table.primary_key) else None
 
@@ -515,7 +518,7 @@ def _statement_keys(
     context: Any, table: sa.Table, coming: dict[PrimaryKey, _Coming]
 ) -> list[PrimaryKey]:
     """Return the primary keys of the rows that a statement is on."""
-    names = _primary_key_binds(context.compiled.statement, table)
+    names = _primary_key_binds(context.compiled, table)
     if names is None:
         return list(coming)
     mapper = next(iter(coming.values())).mapper
