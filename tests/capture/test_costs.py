@@ -7,11 +7,9 @@ a row was only when it may be elsewhere, and nothing where nothing declared was 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
@@ -109,6 +107,12 @@ def _flush_ten_times(boards: Boards, session: Session) -> None:
         session.flush()
 
 
+def _flush_before(boards: Boards, session: Session) -> None:
+    session.add(boards.Card(board_id=1, text="x"))
+    session.flush()
+    session.add(boards.Card(board_id=1, text="y"))
+
+
 def _in_savepoints(boards: Boards, session: Session) -> None:
     for _ in range(3):
         with session.begin_nested():
@@ -152,6 +156,7 @@ WORK: dict[str, Callable[[Boards, Session], object]] = {
     "delete": lambda w, s: s.delete(s.get_one(w.Card, 3)),
     "several of two models": _all_models,
     "ten flushes": _flush_ten_times,
+    "a flush, and one by the commit": _flush_before,
     "three savepoints": _in_savepoints,
     "100 inserts": lambda w, s: s.add_all([w.Card(board_id=2) for _ in range(100)]),
     "50 updates": _update_many,
@@ -195,6 +200,7 @@ COSTS: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
     "delete": ((2, 0), (6, 4), (2, 0)),
     "several of two models": ((3, 0), (7, 4), (3, 0)),
     "ten flushes": ((1, 0), (3, 2), (1, 0)),
+    "a flush, and one by the commit": ((1, 0), (3, 2), (1, 0)),
     "three savepoints": ((1, 0), (3, 2), (1, 0)),
     "100 inserts": ((1, 0), (3, 2), (1, 0)),
     "50 updates": ((1, 0), (3, 2), (1, 0)),

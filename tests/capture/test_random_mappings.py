@@ -24,6 +24,9 @@ from tests.support.following import World, closing
 DESKS = (1, 2, 3)
 STATES = ("a", "b")
 PEOPLE = (1, 2, 3)
+# Listeners that raise: registered before ours, after it, and after it as the first.
+BEFORE, AFTER, FIRST = (f"after_commit, {n}" for n in ("before", "after", "first"))
+RAISING = (BEFORE, AFTER, FIRST, "before_commit", "after_flush")
 
 
 class SearchIsDown(Exception):
@@ -33,12 +36,23 @@ class SearchIsDown(Exception):
 class Office(World):
     """Jobs in two tables, teams and people that refer to each other, notes, pets."""
 
+    #: The listener that is to raise next, and the one that raised last.
+    raises: str | None = None
+    raised: str | None = None
+    #: What a listener of before_commit does besides.
+    also: Callable[[Session], None] | None = None
+
+    def sessionmaker(self) -> Any:
+        maker = super().sessionmaker()
+        # Registered before LivePush follows it.
+        sa.event.listen(maker, "after_commit", self._listener(BEFORE))
+        return maker
+
     def __init__(self, url: str) -> None:
         super().__init__(url)
         base, track = self.Base, self.livepush.track
         desk, state = self.room("desk:<int:desk_id>"), self.room("state:<state>")
         led, under = self.room("led:<int:lead_id>"), self.room("under:<int:up_id>")
-        self.raises: str | None = None
 
         class Person(base):  # type: ignore[misc, valid-type]
             __tablename__ = "people"
@@ -144,24 +158,26 @@ class Office(World):
         self.Person, self.Team, self.Task, self.Job = Person, Team, Task, Job
         self.Note, self.Pet, self.Dog, self.Cat = Note, Pet, Dog, Cat
         self.create_tables()
-        for name, first in (
-            ("after_commit", False),
-            ("after_commit", True),
-            ("before_commit", False),
-            ("after_flush", False),
-        ):
-            sa.event.listen(
-                self.Session, name, self._listener(f"{name} {first}"), insert=first
-            )
+        listen, maker = sa.event.listen, self.Session
+        listen(maker, "after_commit", self._listener(AFTER))
+        listen(maker, "after_commit", self._listener(FIRST), insert=True)
+        listen(maker, "before_commit", self._do_also)
+        listen(maker, "before_commit", self._listener("before_commit"))
+        listen(maker, "after_flush", self._listener("after_flush"))
         self.empty()
 
     def _listener(self, name: str) -> Callable[..., None]:
         def listener(*_: Any) -> None:
             if self.raises == name:
-                self.raises = None
+                self.raises, self.raised = None, name
                 raise SearchIsDown
 
         return listener
+
+    def _do_also(self, session: Session) -> None:
+        also, self.also = self.also, None
+        if also is not None:
+            also(session)
 
     def empty(self) -> None:
         """Take all rows away, and let there be a few people."""
@@ -198,6 +214,8 @@ class Mappings(Programs):
         self.random = Random()
         self.log = []
         self.ends = self.events = 0
+        # Events of the application, those that had to arrive and those that did.
+        self.expected = self.arrived = 0
         self._data = [
             (9, self._insert),
             (12, self._update),
@@ -221,6 +239,7 @@ class Mappings(Programs):
             (1, self._roll_back),
             (1, self._close),
             (2, self._raise),
+            (2, self._write_before_commit),
         ]
 
     def run(self, number: int) -> None:
@@ -237,18 +256,21 @@ class Mappings(Programs):
                     self._step(session, [(2, self._commit), (1, self._roll_back)])
             except SearchIsDown:
                 self.log.append("a listener raised")
-        self.office.raises = None
+        self.office.raises = self.office.also = None
         self.check()
 
     def check(self) -> None:
         """Compare, at the end of a transaction."""
         self.ends += 1
         for screen in self.all:
-            self.events += len(screen.follow())
+            told = [event for event, _ in screen.follow()]
+            self.events += len(told)
+            self.arrived += told.count("mine")
             try:
                 screen.check()
             except AssertionError as error:
                 raise AssertionError("\n".join([*self.log, str(error)])) from None
+        assert self.arrived == self.expected, "\n".join([*self.log, "an event is lost"])
 
     # -- what a program does ---------------------------------------------------------
 
@@ -451,15 +473,41 @@ class Mappings(Programs):
         return f"update {model.__name__} in bulk"
 
     def _raise(self, session: Session) -> str:
-        self.office.raises = self.random.choice(
-            (
-                "after_commit False",
-                "after_commit True",
-                "before_commit False",
-                "after_flush False",
-            )
-        )
+        self.office.raises = self.random.choice(RAISING)
         return f"{self.office.raises} is to raise"
+
+    def _write_before_commit(self, session: Session) -> str:
+        """Let a listener write, when what was written has been read already."""
+        flushes, random = self._chance(0.5), Random(self.random.random())
+
+        def also(session: Session) -> None:
+            model = random.choice((self.office.Job, self.office.Team))
+            row = session.scalars(sa.select(model).limit(1)).first()
+            if row is not None:
+                name = "title" if isinstance(row, self.office.Job) else "name"
+                setattr(row, name, f"also {random.random()}")
+            if flushes:
+                session.flush()
+
+        self.office.also = also
+        return "a listener of before_commit is to write"
+
+    def _commit(self, session: Session) -> None:
+        """Commit, mostly with an event, which must arrive if it is committed."""
+        office = self.office
+        root = session.get_nested_transaction() is None and session.in_transaction()
+        emits = root and self._chance(0.5)
+        if emits:
+            office.livepush.emit("desk:1", "mine", after_commit=True)
+        self.log.append("commit")
+        try:
+            session.commit()
+        except SearchIsDown:
+            if emits and office.raised in (BEFORE, AFTER):
+                self.expected += 1
+            raise
+        self.expected += emits
+        self.check()
 
 
 def _run(office: Office, count: int) -> None:
