@@ -168,6 +168,7 @@ class LivePush:
             self._rooms,
             allow_anonymous=settings.allow_anonymous,
             identity=lambda: self._identity,
+            failures=failures,
         )
         presence = Presence(
             message_queue.presence(queue),
@@ -187,6 +188,7 @@ class LivePush:
             now=time.monotonic,
             snapshot_timeout=settings.snapshot_timeout,
             metrics=meters,
+            failures=failures,
         )
         farewell = Farewell(
             server,

@@ -52,8 +52,11 @@ def read(
             if len(rows) == tracked.latest:
                 partial = True
                 break
-            rows.append(tracked.fields_of(row))
-    partial = partial or (tracked.selects and scanned == _MAX_SCANNED)
+            fields = tracked.fields_of(row)
+            if tracked.key in fields:
+                rows.append(fields)
+    limit = _MAX_SCANNED if tracked.selects else tracked.latest + 1
+    partial = partial or scanned == limit
     return {"key": tracked.key, "rows": rows[::-1], "partial": partial}
 
 
