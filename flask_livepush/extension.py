@@ -5,10 +5,12 @@ No rule of the protocol and no behaviour of a part may be in here.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import random
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -67,6 +69,8 @@ M = TypeVar("M", bound=MetricsRule)
 C = TypeVar("C", bound=type)
 
 _STATE = invalidated("state")
+# Where an application keeps its parts, which end with it.
+_PARTS = "livepush.parts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class _App:
     presence: Presence
     draining: Draining
     failures: Failures
+    #: Called when a context is entered, until Flask-SQLAlchemy is found.
+    look: Callable[..., None] | None
 
 
 class LivePush:
@@ -91,7 +97,8 @@ class LivePush:
 
     Args:
         app: The application, or None to call :meth:`init_app` later; several may
-            share one LivePush.
+            share one LivePush. It holds the one it is made with; whose that come by
+            ``init_app`` somebody else must, and they end when nobody does.
         socketio: The application's own ``flask_socketio.SocketIO``, set up already;
             its server, arguments and handlers are kept.
     """
@@ -103,8 +110,12 @@ class LivePush:
         self, app: Flask | None = None, socketio: SocketIO | None = None
     ) -> None:
         self._adopted = socketio
+        # One that no application has yet, and another with the handlers of the last.
         self._own: SocketIO | None = None
-        self._apps: list[_App] = []
+        self._handlers: SocketIO | None = None
+        self._held = app
+        # A factory may be called for each test: who is done with one lets it go.
+        self._set_up: list[weakref.ref[Flask]] = []
         self._rooms = Rooms()
         self._has_pages = False
         self._metrics_rule: MetricsRule | None = None
@@ -263,23 +274,29 @@ class LivePush:
         )
         meters.gauge("queue_depth", lambda: outgoing.depth)
         meters.gauge("queue_bytes", lambda: outgoing.waiting_bytes)
-        self._apps.append(
-            _App(
-                app=app,
-                config=settings,
-                broker=broker,
-                outgoing=outgoing,
-                emitter=Emitter(outgoing, metrics=meters),
-                socketio=instance,
-                pages=pages,
-                meters=meters,
-                presence=presence,
-                draining=leaving,
-                failures=failures,
-            )
-        )
         app.extensions["livepush"] = self
-        self._find_flask_sqlalchemy(app)
+        app.extensions[_PARTS] = _App(
+            app=app,
+            config=settings,
+            broker=broker,
+            outgoing=outgoing,
+            emitter=Emitter(outgoing, metrics=meters),
+            socketio=instance,
+            pages=pages,
+            meters=meters,
+            presence=presence,
+            draining=leaving,
+            failures=failures,
+            look=self._find_flask_sqlalchemy(app),
+        )
+        self._set_up = [ref for ref in self._set_up if ref() is not None]
+        self._set_up.append(weakref.ref(app))
+
+    @property
+    def _apps(self) -> list[_App]:
+        """What belongs to each application that is still there."""
+        apps = (ref() for ref in self._set_up)
+        return [app.extensions[_PARTS] for app in apps if app is not None]
 
     @property
     def socketio(self) -> SocketIO:
@@ -289,10 +306,10 @@ class LivePush:
         """
         if self._adopted is not None:
             return self._adopted
-        if len(self._apps) > 1:
+        if self._apps:
             return self._app().socketio
         if self._own is None:
-            self._own = instances.instance()
+            self._own = instances.instance(self._handlers)
         return self._own
 
     def run(
@@ -668,14 +685,15 @@ class LivePush:
         self, app: Flask, settings: configuration.Config, queue: MessageQueue | None
     ) -> SocketIO:
         if self._adopted is not None:
-            if self._apps:
+            if self._set_up:
                 raise ConfigError(
                     "LivePush(socketio=…) has adopted the SocketIO of one application "
                     "already; make a LivePush for each."
                 )
             instances.check_adopted(self._adopted, settings.async_mode)
             return self._adopted
-        instance = self.socketio if not self._apps else instances.instance(self._own)
+        instance = self._own or instances.instance(self._handlers)
+        handlers = instances.instance(instance)
         instances.create(
             app,
             instance,
@@ -686,25 +704,32 @@ class LivePush:
             max_message_bytes=settings.max_message_bytes,
             relay=None if queue is None else queue.relay,
         )
+        # It holds the application now, which is to hold it in turn and nobody else.
+        self._own, self._handlers = None, handlers
         return instance
 
-    def _find_flask_sqlalchemy(self, app: Flask) -> None:
-        """Watch ``db.session``, whichever of the two extensions is set up first."""
+    def _find_flask_sqlalchemy(self, app: Flask) -> Callable[..., None] | None:
+        """Watch ``db.session``, whichever of the two extensions is set up first.
+
+        Returns:
+            What must be kept as long as the application; None: it was found.
+        """
         if "sqlalchemy" in app.extensions:
             with app.app_context():
                 self._live_models().watch_flask_sqlalchemy(app.extensions["sqlalchemy"])
-            return
+            return None
 
         def look(sender: Flask, **_: Any) -> None:
-            if "sqlalchemy" in app.extensions:
-                appcontext_pushed.disconnect(look, app)
+            if "sqlalchemy" in sender.extensions:
+                appcontext_pushed.disconnect(look, sender)
                 try:
-                    db = app.extensions["sqlalchemy"]
+                    db = sender.extensions["sqlalchemy"]
                     self._live_models().watch_flask_sqlalchemy(db)
                 except ConfigError:
                     log.exception("db.session is not followed; nothing is pushed")
 
-        appcontext_pushed.connect(look, app, weak=False)
+        appcontext_pushed.connect(look, app)
+        return look
 
     def _live_models(self) -> LiveModels:
         if self._models is None:
@@ -736,28 +761,39 @@ class LivePush:
         return self._models is not None and self._models.have_read()
 
     def _state_of(self, app: Flask) -> _App:
-        for state in self._apps:
-            if state.app is app:
-                return state
-        raise UsageError(
-            "LivePush is not set up on this application; call livepush.init_app(app)."
-        )
+        state = self._of(app)
+        if state is None:
+            raise UsageError(
+                "LivePush is not set up on this application; call "
+                "livepush.init_app(app)."
+            )
+        return state
+
+    def _of(self, app: Flask) -> _App | None:
+        if app.extensions.get("livepush") is not self:
+            return None
+        return app.extensions.get(_PARTS)
 
     def _find_app(self) -> _App | None:
         if has_app_context():
             app = current_app._get_current_object()  # type: ignore[attr-defined]
-            for state in self._apps:
-                if state.app is app:
-                    return state
-        return self._apps[0] if len(self._apps) == 1 else None
+            state = self._of(app)
+            if state is not None:
+                return state
+        apps = self._apps
+        return apps[0] if len(apps) == 1 else None
 
     def _app(self) -> _App:
         state = self._find_app()
+        if state is None and len(self._apps) > 1:
+            gc.collect()  # some may be nobody's any more
+            state = self._find_app()
         if state is not None:
             return state
         if not self._apps:
             raise UsageError(
-                "LivePush is set up on no application; call livepush.init_app(app)."
+                "LivePush is set up on no application; call livepush.init_app(app), "
+                "and keep the application."
             )
         raise UsageError(
             "LivePush is set up on several applications; enter the context of one "

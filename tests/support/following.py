@@ -265,7 +265,8 @@ def snapshot(livepush: LivePush, room: str) -> dict[str, Any]:
 
 def replace_emitter(livepush: LivePush, emitter: Emitter) -> None:
     """Let commits go out through another emitter."""
-    livepush._apps[:] = [replace(livepush._apps[0], emitter=emitter)]
+    parts = livepush._app()
+    parts.app.extensions["livepush.parts"] = replace(parts, emitter=emitter)
 
 
 class Chat(World):
