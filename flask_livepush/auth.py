@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import flask_login
-from flask import Flask, current_app
+from flask import Flask, current_app, request, session
 from werkzeug.exceptions import HTTPException
 
 from .errors import InvalidRoom, NotAuthorised, Unavailable
@@ -175,9 +175,9 @@ class Auth:
     @contextmanager
     def _visitor(self, environ: dict[str, Any]) -> Iterator[Any]:
         """Enter a request of the handshake's visitor, with a session of its own."""
-        request = {k: v for k, v in environ.items() if k not in _STALE}
-        request["wsgi.input"] = io.BytesIO()
-        context = self._app.request_context(request)
+        handshake = {k: v for k, v in environ.items() if k not in _STALE}
+        handshake["wsgi.input"] = io.BytesIO()
+        context = self._app.request_context(handshake)
         # Nobody asks which view this is; url_for needs the adapter afterwards.
         adapter, context.url_adapter = context.url_adapter, None
         # The application context is pushed by itself, so that it is a new one even
@@ -227,6 +227,23 @@ def current_id() -> str | None:
     if not hasattr(current_app, "login_manager"):
         return None
     return id_of(flask_login.current_user)
+
+
+def expected_id() -> str | None:
+    """Return the id of the user that Flask-Login is to load, without loading it.
+
+    By the session, or the cookie of "remember me"; it may turn out to be nobody's.
+    None: not logged in, or no id is known before a query, as with a request loader.
+    """
+    manager = getattr(current_app, "login_manager", None)
+    if manager is None or getattr(manager, "id_attribute", "get_id") != "get_id":
+        return None
+    found = session.get("_user_id")
+    if found is None and session.get("_remember") != "clear":
+        name = current_app.config.get("REMEMBER_COOKIE_NAME", flask_login.COOKIE_NAME)
+        cookie = request.cookies.get(name)
+        found = None if cookie is None else flask_login.decode_cookie(cookie)
+    return None if found is None else str(found)
 
 
 def id_of(user: Any) -> str | None:

@@ -29,12 +29,12 @@ from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from . import config as configuration
 from . import draining, message_queue, signals
-from .auth import Auth, Identity, current_id, id_of
+from .auth import Auth, Identity, current_id, expected_id, id_of
 from .brokers.base import Broker
 from .door import Door
 from .draining import Drain, Draining
 from .emitter import Emitter
-from .errors import ConfigError, UsageError
+from .errors import BrokerError, ConfigError, UsageError
 from .failures import Failure, Failures
 from .health import Health
 from .hub import Hub
@@ -44,7 +44,7 @@ from .metrics_page import MetricsPage
 from .metrics_page import Rule as MetricsRule
 from .node import Node
 from .outgoing import Outgoing, Receipt
-from .pages import Pages, mark
+from .pages import Find, Names, Pages, mark
 from .presence.here import Presence
 from .protocol import relayed
 from .protocol.batch import Batch
@@ -238,8 +238,13 @@ class LivePush:
         pages = Pages(
             app,
             prefix=settings.url_prefix,
-            position=outgoing.position,
+            position=lambda room: _position(outgoing, failures, room),
             has_read=self._has_read,
+            knows=self.knows,
+            own=self.user,
+            expected_id=expected_id,
+            current_id=current_id,
+            failures=failures,
         )
         if self._has_pages:
             pages.read_positions()
@@ -451,42 +456,63 @@ class LivePush:
         """
         self._live_models().sessions.watch(target, models=models)
 
-    def page(self, pattern: str | Room) -> Callable[[F], F]:
-        """Decorate a view that renders a room: its page starts from this position.
+    def page(self, *rooms: str | Room | Names) -> Callable[[F], F]:
+        """Decorate a view that renders rooms: its page starts from their positions.
 
         Args:
-            pattern: The pattern of a room whose variables the view's URL has. May be
-                stacked for several rooms.
+            rooms: Each a Room or its pattern, whose variables the view's URL has;
+                ``livepush.user`` without them, the visitor's own; or a callable, given
+                what it takes of the URL's variables, that returns a room's name,
+                several, or None. It is called before the view, and must not query.
 
         In the template, ``{{ livepush_room("chat:1") }}`` gives the position to the
-        client.
-        """
+        client, ``{{ livepush_room() }}`` those of all the page's rooms. May be stacked.
 
-        if not isinstance(pattern, (str, Room)):
+        Raises:
+            ConfigError: Something is no room.
+        """
+        if not rooms:
             raise ConfigError(
-                f"@livepush.page({pattern!r}): call it with a room or its pattern, as "
+                "@livepush.page(): say which room the view renders, as "
                 "@livepush.page('chat:<int:room_id>')."
             )
+        finds = [self._finder(room) for room in rooms]
 
-        def find() -> Room:
-            if isinstance(pattern, Room):
-                return pattern
-            room = self._rooms.of_pattern(pattern)
-            if room is None:
+        def decorate(view: F | None = None, /, **given: Any) -> F:
+            if view is None or not callable(view):
                 raise UsageError(
-                    f"@livepush.page({pattern!r}): no room has this pattern; declare "
-                    "it with @livepush.room."
+                    "@livepush.page decorates a view without saying which room it "
+                    "renders; write @livepush.page('chat:<int:room_id>')."
                 )
-            return room
-
-        def decorate(view: F) -> F:
-            mark(view, find)
+            mark(view, finds)
             self._has_pages = True
             for app in self._apps:
                 app.pages.read_positions()
             return view
 
         return decorate
+
+    def _finder(self, given: str | Room | Names) -> Find:
+        if isinstance(given, Room) or (callable(given) and not isinstance(given, type)):
+            return lambda: given
+        if not isinstance(given, str):
+            raise ConfigError(
+                f"@livepush.page({given!r}): call it with a room, its pattern, or a "
+                "callable that returns a room's name, as "
+                "@livepush.page('chat:<int:room_id>')."
+            )
+
+        def find() -> Room:
+            room = self._rooms.of_pattern(given)
+            if room is None:
+                known = ", ".join(repr(p) for p in self._rooms.patterns())
+                raise UsageError(
+                    f"@livepush.page({given!r}): no room has this pattern; declare it "
+                    f"with @livepush.room. Those that are: {known}."
+                )
+            return room
+
+        return find
 
     def metrics_rule(self, rule: M) -> M:
         """Decorate the rule of the metrics: who may see them.
@@ -649,9 +675,17 @@ class LivePush:
         """
         return self._live_models().capture.suppress()
 
-    def position(self, room: str | Room) -> Position:
-        """Return where a room stands: its epoch and the offset of its last event."""
-        return self._app().outgoing.position(self._room_name(room))
+    def position(self, room: str | Room) -> Position | None:
+        """Return where a room stands: its epoch and the offset of its last event.
+
+        None while the message queue does not answer: a page without a position works,
+        its client gets a snapshot.
+
+        Raises:
+            UsageError: No rule knows the room.
+        """
+        state = self._app()
+        return _position(state.outgoing, state.failures, self._room_name(room))
 
     def presence(self, room: str | Room) -> list[dict[str, Any]]:
         """Return the users that are in a room now, in any process.
@@ -859,6 +893,17 @@ class LivePush:
         kinds = [] if self._models is None else self._models.kinds_of(room)
         drafts = [invalidated(kind) for kind in kinds]
         return [*drafts, _STATE] if room.state is not None or not drafts else drafts
+
+
+def _position(outgoing: Outgoing, failures: Failures, room: str) -> Position | None:
+    try:
+        found = outgoing.position(room)
+    except BrokerError as error:
+        reason = f"Pages have no positions until the message queue answers: {error}"
+        failures.note("positions", Failure(reason, what="broker"))
+        return None
+    failures.over("positions")
+    return found
 
 
 def _is_this_user(user: Any, user_id: str) -> bool:
