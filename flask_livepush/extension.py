@@ -193,7 +193,15 @@ class LivePush:
         node = Node(
             broker=broker,
             hub=hub,
-            door=Door(app, self._rooms, auth, models=lambda: self._models),
+            door=Door(
+                app,
+                self._rooms,
+                auth,
+                models=lambda: self._models,
+                # Sixteen times as much may wait for a client, of all its rooms.
+                max_snapshot_bytes=12 * settings.send_buffer_bytes,
+                failures=failures,
+            ),
             presence=presence,
             spawn=server.start_background_task,
             now=time.monotonic,
