@@ -84,8 +84,8 @@ class Door:
             reason = (
                 f"Snapshots of {kind!r} go out without {what}, since they would be "
                 f"larger than {self._max_snapshot_bytes} bytes. Declare less with "
-                "fields= or latest=, or set LIVEPUSH_SEND_BUFFER_BYTES higher, a twelfth "
-                "of that."
+                "fields= or latest=, or set LIVEPUSH_SEND_BUFFER_BYTES higher, to a "
+                "twelfth of what they take."
             )
             pattern = found[0].pattern.text
             failure = Failure(
