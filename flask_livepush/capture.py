@@ -250,11 +250,13 @@ class Capture:
         """Push what is committed inside, whatever ``LIVEPUSH_PUSH`` says."""
         for tracked in scope.tracked:
             self.listen_to(tracked)
-        token = self._scopes.set((*self._scopes.get(), scope))
+        self._scopes.set((*self._scopes.get(), scope))
         try:
             yield scope
         finally:
-            self._scopes.reset(token)
+            # Not as it was before: in generators, blocks end in any order.
+            left = tuple(s for s in self._scopes.get() if s is not scope)
+            self._scopes.set(left)
 
     @contextmanager
     def suppress(self) -> Iterator[None]:

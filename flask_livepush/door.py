@@ -74,5 +74,4 @@ class Door:
 
     def state(self, room: str, environ: dict[str, Any]) -> str | None:
         """Read the room's own part of a snapshot for one user."""
-        has_one, value = self._auth.state(room, environ)
-        return encode(value) if has_one else None
+        return self._auth.state(room, environ)

@@ -416,6 +416,10 @@ class Rooms:
         """Return the kind of room that was declared with this pattern."""
         return next((r for r in self._rooms if r.pattern.text == text), None)
 
+    def patterns(self) -> list[str]:
+        """Return the patterns of all kinds of rooms."""
+        return [room.pattern.text for room in self._rooms]
+
     def find(self, name: str) -> tuple[Room, dict[str, Any]] | None:
         """Return the kind of room that a name belongs to, and its values."""
         found = self._found.get(name)

@@ -77,7 +77,8 @@ def read(
         rows = [tracked.fields_of(row) for row in found[: tracked.latest]]
     return {
         "key": tracked.key,
-        "rows": rows[::-1],
+        # One whose key can't be sent is in no room.
+        "rows": [row for row in reversed(rows) if tracked.key in row],
         "partial": not is_all or len(found) > tracked.latest,
     }
 

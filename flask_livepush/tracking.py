@@ -22,8 +22,8 @@ from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapper, RelationshipProperty
 from sqlalchemy.sql import operators
 
-from .errors import ConfigError, UsageError
-from .failures import Failure, Failures
+from .errors import ConfigError, EncodingError, UsageError
+from .failures import Failure, Failures, What
 from .protocol.batch import Batch
 from .protocol.encoding import encode, plain
 from .protocol.publication import Draft
@@ -266,8 +266,10 @@ class Tracked:
                 to.invalidate(room, self.kind)
 
     def _push(self, change: Change, old: set[str], new: set[str], to: Batch) -> None:
-        old_key = self._wire_key(change.before) if old else ""
-        new_key = self._wire_key(change.after) if new else ""
+        # A row whose key can't be sent is in no room, and was in none.
+        old_key = self._key_of(change.before) if change.before and old else None
+        new_key = self._key_of(change.after) if change.after and new else None
+        old, new = old if old_key else set(), new if new_key else set()
         # Everything that may fail is done before the first is handed over.
         data = self._encoded(change.after) if change.after and new else ""
         for room in sorted(old):
@@ -278,7 +280,7 @@ class Tracked:
             event = "updated" if room in old and old_key == new_key else "created"
             to.put(room, self._draft(event, data, new_key, change.stamp))
 
-    def _draft(self, what: str, data: str, key: str, stamp: int | None) -> Draft:
+    def _draft(self, what: str, data: str, key: str | None, stamp: int | None) -> Draft:
         return Draft(f"{self.kind}.{what}", data, self.kind, key, stamp)
 
     def _concerns(self, change: Change) -> bool:
@@ -341,29 +343,86 @@ class Tracked:
             )
         return inside
 
-    def _wire_key(self, values: Values | None) -> str:
-        assert values is not None
+    def _key_of(self, values: Values) -> str | None:
+        """Return a row's key as JSON text; None, noted: it can't be sent."""
         field = self.fields[self.key]
         value = values[self.key]
-        return encode(value if isinstance(field, str) else field(value))
+        try:
+            return encode(value if isinstance(field, str) else field(value))
+        except Exception as error:  # noqa: BLE001
+            self._note_key(error)
+            return None
 
     def fields_of(self, values: Values) -> dict[str, Any]:
-        """Return the fields of a row: what was declared and nothing else."""
+        """Return the fields of a row: what was declared and nothing else.
+
+        A field whose value can't be sent, or whose function raises, is missing, which
+        is noted. A row without its key is in no room.
+        """
         row = Row(self.model, values)
-        return {
-            name: plain(self._field(name, field, values, row), f"field {name!r}")
-            for name, field in self.fields.items()
-        }
+        try:
+            return {
+                name: plain(self._field(name, field, values, row))
+                for name, field in self.fields.items()
+            }
+        except Exception:  # noqa: BLE001
+            return self._what_can_be_sent(values, row)
 
     def _encoded(self, values: Values) -> str:
-        """Return the fields of a row as JSON text, each encoded once."""
+        """Return the same as JSON text, of a row whose key can be sent."""
         row = Row(self.model, values)
-        fields = zip(self._labels, self.fields.items(), strict=True)
-        texts = (
-            label + encode(self._field(name, field, values, row), f"field {name!r}")
-            for label, (name, field) in fields
-        )
+        try:
+            texts = [
+                label + encode(self._field(name, field, values, row))
+                for label, (name, field) in zip(
+                    self._labels, self.fields.items(), strict=True
+                )
+            ]
+        except Exception:  # noqa: BLE001
+            return encode(self._what_can_be_sent(values, row))
         return f"{{{','.join(texts)}}}"
+
+    def _what_can_be_sent(self, values: Values, row: Row) -> dict[str, Any]:
+        found = {}
+        for name, field in self.fields.items():
+            try:
+                found[name] = plain(self._field(name, field, values, row))
+            except Exception as error:  # noqa: BLE001
+                if name == self.key:
+                    self._note_key(error)
+                else:
+                    self._note_field(name, error)
+        return found
+
+    def _note_key(self, error: Exception) -> None:
+        self._note(
+            self.key,
+            f"A {self.name} is in no room, since its key {self.key!r} "
+            f"{_problem(error)} Give a key that can be sent: fields={{{self.key!r}: "
+            "str}, or key= another unique column.",
+            what="row",
+        )
+
+    def _note_field(self, name: str, error: Exception) -> None:
+        if isinstance(error, _FunctionRaised):
+            why = f"{error}. Catch it there, and return something that can be sent."
+        else:
+            why = f"its value {_problem(error)} A callable in fields= may do that."
+        self._note(
+            name,
+            f"The field {name!r} of {self.name} is left out of a row: {why}",
+            what="field",
+            error=error.__cause__ if isinstance(error, _FunctionRaised) else None,
+        )
+
+    def _note(
+        self, place: str, reason: str, *, what: What, error: BaseException | None = None
+    ) -> None:
+        failure = Failure(reason, kind=self.kind, room=self._patterns(), what=what)
+        self.failures.note((self, place), failure, error=error)
+
+    def _patterns(self) -> str:
+        return ", ".join(room.pattern.text for room in self.rooms)
 
     def _is_in(self, row: Row) -> bool:
         return self._when is None or bool(self._call("when=", self._when, row))
@@ -382,7 +441,8 @@ class Tracked:
         except Exception as error:
             named = getattr(function, "__qualname__", repr(function))
             raise _FunctionRaised(
-                f"{named}, given as {what} of {self.name}, raised {error!r}"
+                f"{named}, given as {what} of {self.name}, raised "
+                f"{type(error).__name__}"
             ) from error
 
     def rooms_of(self, row: object) -> set[str]:
@@ -399,7 +459,7 @@ class Tracked:
         return not rooms or any(room.has_name(name) for room in rooms)
 
     def row(self, target: object) -> dict[str, Any]:
-        """Return the declared fields of a loaded object."""
+        """Return the declared fields of a loaded object, as :meth:`fields_of` does."""
         return self.fields_of({name: getattr(target, name) for name in self.reads})
 
     # -- which rows are in a room ----------------------------------------------------
@@ -461,11 +521,13 @@ class Tracked:
     def _text_column(self, name: object, what: str) -> str:
         """Return a column that JSON can hold, as far as its type says."""
         found = self._column(name, what)
-        if _holds_bytes(self._columns[found].type):
+        problem = _unsendable(self._columns[found].type)
+        if problem is not None:
+            held, remedy = problem
             raise ConfigError(
-                f"track() of {self.name}: {what} {name!r} holds bytes, which JSON "
-                "can't; give a callable that encodes them, as fields={"
-                f"{found!r}: lambda row: base64.b64encode(row.{found}).decode()}}."
+                f"track() of {self.name}: {what} {name!r} holds {held}, which JSON "
+                "can't; give a callable that makes text, a number or a list of it, as "
+                f"fields={{{found!r}: lambda row: {remedy.format(f'row.{found}')}}}."
             )
         return found
 
@@ -688,6 +750,11 @@ class Tracked:
         else:
             checked = {n: self._checked_field(n, n, "field") for n in fields}
         key = checked.setdefault(self.key, self.key)
+        if key == self.key and (held := _unsendable(self._columns[key].type)):
+            raise ConfigError(
+                f"track() of {self.name}: the key {key!r} holds {held[0]}, which JSON "
+                "can't; name another unique column with key=."
+            )
         if key != self.key and key not in _CONVERSIONS:
             raise ConfigError(
                 f"track() of {self.name}: the field {self.key!r} is its key and must "
@@ -730,6 +797,13 @@ class Tracked:
 
         read_property.__qualname__ = f"{self.name}.{name}"
         return read_property
+
+
+def _problem(error: Exception) -> str:
+    """Say why a value can't be sent, without the value."""
+    if isinstance(error, EncodingError):
+        return error.problem
+    return f"can't be read or converted ({type(error).__name__})."
 
 
 def by_model(tracked: Sequence[Tracked]) -> tuple[tuple[Tracked, ...], ...]:
@@ -786,13 +860,40 @@ def _is_padded(kind: Any) -> bool:
     return isinstance(kind, (sa.CHAR, sa.NCHAR))
 
 
-def _holds_bytes(kind: Any) -> bool:
+# By the modules of their classes: dialects are not imported for a question.
+_OF_DIALECTS = {
+    "sqlalchemy.dialects.postgresql.ranges": ("ranges", "[{0}.lower, {0}.upper]"),
+    "sqlalchemy.dialects.mysql.enumerated": ("sets", "sorted({0})"),
+}
+
+
+def _unsendable(kind: Any) -> tuple[str, str] | None:
+    """Return what a type holds none of whose values can be sent, and what makes more.
+
+    None where some can be, or nobody knows: a decorated type need not say what it makes
+    of what is stored. The remedy is Python, with the value to be filled in.
+    """
+    if isinstance(kind, sa.PickleType):
+        return "pickled objects", "{0}.name"
     if isinstance(kind, sa.types.TypeDecorator):
-        return False  # what it makes of what is stored, it need not say
+        return None
+    if isinstance(kind, sa.ARRAY):
+        inner = _unsendable(kind.item_type)
+        return inner and (
+            f"a list of {inner[0]}",
+            f"[{inner[1].format('x')} for x in {{0}}]",
+        )
     try:
-        return kind.python_type is bytes
+        if issubclass(kind.python_type, (bytes, bytearray, memoryview)):
+            return "bytes", "base64.b64encode({0}).decode()"
     except NotImplementedError:
-        return False
+        pass
+    if isinstance(kind, sa.Enum):
+        return None
+    classes = type(kind).__mro__
+    if any(cls.__name__ == "AbstractMultiRange" for cls in classes):
+        return "lists of ranges", "[[x.lower, x.upper] for x in {0}]"
+    return next(filter(None, (_OF_DIALECTS.get(c.__module__) for c in classes)), None)
 
 
 class Tracking:

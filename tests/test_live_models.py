@@ -130,7 +130,7 @@ def test_refuses_to_notify_nobody(site: Site, user: object) -> None:
 
 def test_declarations_that_can_not_work_are_refused(site: Site) -> None:
     with pytest.raises(ConfigError, match=r"livepush\.page"):
-        site.livepush.page(lambda: "")  # type: ignore[arg-type]
+        site.livepush.page(5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="push_changes"):
         site.livepush.push_changes(5)
     with pytest.raises(ConfigError, match="when="):
