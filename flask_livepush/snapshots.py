@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from . import conditions
+from .errors import Unavailable
 from .failures import Failure
 from .rooms import Room
 from .tracking import Tracked, Values
@@ -57,12 +58,12 @@ def read(
         be, more.
 
     Raises:
-        Exception: What a function that says which rows are in the room raised.
+        Unavailable: A function that says which rows are in the room raised.
     """
     reading = _Reading(tracked, room, name, values, connect=connect)
     with apart() if tracked.calls else nullcontext():
         if tracked.select is not None:
-            reading.selected = reading.call(lambda: tracked.select(**values))  # type: ignore[misc]
+            reading.select(tracked.select)
     limit = tracked.latest + 1
     most = max(limit, _MAX_CALLED if tracked.selects else _MAX_LOOKED_AT)
     while True:
@@ -102,7 +103,15 @@ class _Reading:
         self._connect = connect
         self._names = sorted(tracked.reads)
         self._asked: dict[tuple[Any, ...], tuple[Values, bool]] = {}
-        self.selected: Any = None
+        self._selected: Any = None
+
+    def select(self, function: Callable[..., Any]) -> None:
+        """Let an application's function say by which query the rows are found."""
+
+        def selected() -> Any:
+            return _is_selected(self._tracked, function(**self._values))
+
+        self._selected = self._call(selected)
 
     def rows(self, limit: int) -> tuple[list[Values], bool]:
         """Read rows that may be in the room, the last ones first.
@@ -132,12 +141,12 @@ class _Reading:
         key = tuple(row[name] for name in self._tracked.primary_key)
         asked = self._asked.get(key)
         if asked is None or asked[0] != row:
-            answer = self.call(lambda: self._tracked.is_in(self._name, row))
+            answer = self._call(lambda: self._tracked.is_in(self._name, row))
             asked = self._asked[key] = (row, answer)
         return asked[1]
 
-    def call(self, function: Callable[[], Any]) -> Any:
-        """Call what an application gave; a failure of it is noted, and raised."""
+    def _call(self, function: Callable[[], Any]) -> Any:
+        """Call what an application gave; a failure of it is noted, and Unavailable."""
         tracked = self._tracked
         try:
             return function()
@@ -153,13 +162,13 @@ class _Reading:
                 ),
                 error=error,
             )
-            raise
+            raise Unavailable("The room's snapshot could not be read.") from error
 
     def _statement(self, connection: Connection) -> sa.Select[Any]:
         tracked = self._tracked
         statement = _columns(tracked, self._names)
-        if self.selected is not None:
-            statement = statement.where(_is_selected(tracked, self.selected))
+        if self._selected is not None:
+            statement = statement.where(self._selected)
         if tracked.rooms:
             statement = statement.where(*self._conditions(connection))
         dialect = connection.dialect.name

@@ -332,14 +332,12 @@ class Tracked:
                 )
         inside = {name for name in several if self._may_be_in(name)}
         if len(inside) < len(set(several)):
-            self.failures.note(
-                (self, "of="),
-                Failure(
-                    f"rooms= of {self.name} put a row into a room of a kind that it "
-                    "was not declared for, and whose newcomers would not get it; it "
-                    "is left out there. Add that Room to of=.",
-                    kind=self.kind,
-                ),
+            self._note(
+                "of=",
+                f"rooms= of {self.name} put a row into a room of a kind that it was "
+                "not declared for, and whose newcomers would not get it; it is left "
+                "out there. Add that Room to of=.",
+                what="row",
             )
         return inside
 
@@ -422,7 +420,7 @@ class Tracked:
         self.failures.note((self, place), failure, error=error)
 
     def _patterns(self) -> str:
-        return ", ".join(room.pattern.text for room in self.rooms)
+        return ", ".join(room.pattern.text for room in self.rooms or self.of)
 
     def _is_in(self, row: Row) -> bool:
         return self._when is None or bool(self._call("when=", self._when, row))
@@ -914,7 +912,8 @@ class Tracking:
         for other in self._tracked:
             if other.kind != tracked.kind:
                 continue
-            shared = [room for room in tracked.rooms if room in other.rooms]
+            others = other.rooms or other.of
+            shared = [r for r in tracked.rooms or tracked.of if r in others]
             if shared:
                 raise ConfigError(
                     f"track() of {tracked.name}: room {shared[0].pattern.text!r} has "

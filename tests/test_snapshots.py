@@ -15,6 +15,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import Mapped, mapped_column, scoped_session, sessionmaker
 
 from flask_livepush import ConfigError, LivePush
+from flask_livepush.errors import Unavailable
 from tests.support.following import (
     World,
     check,
@@ -374,12 +375,23 @@ def test_refuses_what_is_for_callables_where_rooms_are_given(
         item(world, rooms=room, fields=("id",), **{more: room})
 
 
-def test_fails_when_a_snapshot_returns_no_select(tmp_path: Path) -> None:
+def test_fails_when_a_snapshot_returns_no_select(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Timelines(sqlite_url(tmp_path), snapshot=lambda user_id: [])) as world:
+        with pytest.raises(Unavailable):
+            world.bodies("timeline:3")
+        assert "must return select(Post)" in caplog.text
+
+
+def test_refuses_the_same_kind_twice_in_a_callable_s_room(tmp_path: Path) -> None:
     with (
-        closing(Timelines(sqlite_url(tmp_path), snapshot=lambda user_id: [])) as world,
-        pytest.raises(TypeError, match=r"must return select\(Post\)"),
+        closing(Timelines(sqlite_url(tmp_path), of="timeline")) as world,
+        pytest.raises(ConfigError, match="kind="),
     ):
-        world.bodies("timeline:3")
+        world.livepush.track(
+            rooms=lambda row: [], columns=(), of=world.timeline, fields=("id",)
+        )(world.Post)
 
 
 def test_reads_on_until_a_function_lets_enough_rows_pass(world: World) -> None:
