@@ -18,7 +18,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
@@ -172,6 +172,7 @@ class Capture:
         rows: Reads rows.
         now: Seconds of a clock that never falls, that of what goes out.
         failures: Takes note of what can't be followed.
+        apart: Lets functions of the application have sessions of their own.
     """
 
     def __init__(
@@ -183,8 +184,10 @@ class Capture:
         rows: Rows,
         now: Callable[[], float],
         failures: Failures,
+        apart: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._tracking = tracking
+        self._apart = apart
         self._failures = failures
         self._emitter = emitter
         self._may_push = may_push
@@ -588,11 +591,14 @@ class Capture:
         batch = Batch(since)
         has_rows = bool(net) or any(note.of_rows for note in notes)
         allowed = has_rows and self._allowed()
-        for op in net.values() if allowed else ():
-            if op.before is not None or op.after is not None:
-                change = Change(op.before, op.after, op.touched, op.stamp)
-                for tracked in op.tracked:
-                    tracked.push(change, batch)
+        ops = net.values() if allowed else ()
+        calls = any(t.calls for op in ops for t in op.tracked)
+        with self._apart() if calls else nullcontext():
+            for op in ops:
+                if op.before is not None or op.after is not None:
+                    change = Change(op.before, op.after, op.touched, op.stamp)
+                    for tracked in op.tracked:
+                        tracked.push(change, batch)
         if undone:
             batch = batch.doubted()
         for note in notes:

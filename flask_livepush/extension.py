@@ -418,7 +418,10 @@ class LivePush:
         key: str = "id",
         when: Callable[[Any], Any] | None = None,
         latest: int = 100,
+        order_by: Any = None,
         columns: tuple[str, ...] | None = None,
+        of: Any = None,
+        snapshot: Callable[..., Any] | None = None,
     ) -> Callable[[C], C]:
         """Decorate a model: its commits are pushed, wherever they happen.
 
@@ -443,13 +446,18 @@ class LivePush:
                 key=key,
                 when=when,
                 latest=latest,
+                order_by=order_by,
                 columns=columns,
+                of=of,
+                snapshot=snapshot,
             )
             return model
 
         return decorate
 
-    def watch(self, target: Any, *, models: type | None = None) -> None:
+    def watch(
+        self, target: Any, *, models: type | None = None, snapshots: Any = None
+    ) -> None:
         """Follow the sessions of plain SQLAlchemy.
 
         Args:
@@ -457,12 +465,16 @@ class LivePush:
                 Flask-SQLAlchemy's ``db.session`` is followed by itself.
             models: With several databases, the base class of the models whose
                 snapshots are read with these sessions.
+            snapshots: Where snapshots have to be read with others, a sessionmaker of
+                these, or a function that is given a room's name and returns a fresh
+                Session. Without it they are read where the sessions write.
 
         Raises:
             UsageError: It is asynchronous, or no session.
-            ConfigError: Its engine is set to AUTOCOMMIT.
+            ConfigError: Its engine is set to AUTOCOMMIT, its driver to commit each
+                statement, or it is a ShardedSession.
         """
-        self._live_models().sessions.watch(target, models=models)
+        self._live_models().sessions.watch(target, models=models, snapshots=snapshots)
 
     def page(self, *rooms: str | Room | Names) -> Callable[[F], F]:
         """Decorate a view that renders rooms: its page starts from their positions.

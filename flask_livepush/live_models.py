@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import inspect
@@ -54,8 +55,12 @@ class LiveModels:
             rows=Rows(ProcessClock(wall), monotonic),
             now=monotonic,
             failures=failures,
+            apart=self._apart,
         )
-        self.sessions = Sessions(self.capture.follow)
+        self.sessions = Sessions(self.capture.follow, failures)
+
+    def _apart(self) -> AbstractContextManager[None]:
+        return self.sessions.apart()
 
     def declare(self, model: Any, **declaration: Any) -> Tracked:
         """Check a declaration that holds in a scope alone."""
@@ -124,10 +129,16 @@ class LiveModels:
         """Read the rows of a room, by kind, in fresh sessions."""
         kinds = {}
         for tracked in self._tracking.of_room(room):
-            with self.sessions.open(tracked.model) as session:
-                found = snapshots.read(tracked, session, name, values)
-            # Rows that a function puts into rooms may be in any; mostly they are not.
-            if tracked.rooms or found["rows"]:
+            found = snapshots.read(
+                tracked,
+                room,
+                name,
+                values,
+                connect=partial(self.sessions.connection, tracked.mapper, name),
+                apart=self.sessions.apart,
+            )
+            # Of a function nobody may know which rooms it names; mostly not this one.
+            if tracked.rooms or tracked.of or tracked.select or found["rows"]:
                 kinds[tracked.kind] = found
         return kinds
 

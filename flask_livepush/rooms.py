@@ -10,15 +10,20 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timezone
+from decimal import Decimal
+from enum import Enum
 from typing import Any
 from urllib.parse import unquote
+from uuid import UUID
 
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import AnyConverter, BaseConverter, Map, UUIDConverter
 from werkzeug.routing.converters import DEFAULT_CONVERTERS, NumberConverter
 from werkzeug.routing.rules import parse_converter_args
 
-from .errors import ConfigError, InvalidRoom, UsageError
+from .errors import ConfigError, EncodingError, InvalidRoom, UsageError
+from .protocol.encoding import plain
 from .protocol.publication import INVALIDATED, check_event
 from .protocol.rooms import MAX_ROOM_BYTES, check_room_name
 
@@ -52,6 +57,80 @@ _MAX_TEXTS = 3
 def _takes_any_text(converter: BaseConverter) -> bool:
     bounded = (AnyConverter, NumberConverter, UUIDConverter)
     return not isinstance(converter, bounded)
+
+
+# Werkzeug's; a converter that has one of them writes as Werkzeug does.
+_WERKZEUGS: frozenset[Any] = frozenset(c.to_url for c in DEFAULT_CONVERTERS.values())
+
+
+def _written(converter: BaseConverter, value: Any) -> str:
+    """Return what a converter makes of a value, as plain text."""
+    if type(converter).to_url in _WERKZEUGS:
+        if isinstance(value, Enum):
+            value = value.value
+        if isinstance(converter, NumberConverter):
+            value = _as_number(converter, value)
+        elif isinstance(converter, UUIDConverter):
+            value = _as_uuid(value)
+        elif type(value) is not str:
+            value = _as_text(value)
+    return unquote(converter.to_url(value))
+
+
+def _as_number(converter: NumberConverter, value: Any) -> Any:
+    number = converter.num_convert(value)
+    if isinstance(value, str):
+        same = unquote(converter.to_url(number)) == value
+    else:
+        same = bool(number == value) or (
+            isinstance(value, Decimal) and Decimal(str(number)) == value
+        )
+    if not same:
+        raise ValueError("a value that the converter changes")
+    return number
+
+
+def _as_uuid(value: Any) -> UUID:
+    if isinstance(value, UUID):
+        return value
+    found = UUID(value)
+    if value not in uuid_texts(found):
+        raise ValueError("a UUID that is written in yet another way")
+    return found
+
+
+def uuid_texts(value: UUID) -> tuple[str, ...]:
+    """Return the texts as which a UUID may be kept."""
+    lower = (str(value), value.hex)
+    return (*lower, *(text.upper() for text in lower))
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, int):
+        # As a field, integers have an end; as text, they need none.
+        return str(plain(value)).lower() if isinstance(value, bool) else str(int(value))
+    if isinstance(value, datetime) and value.utcoffset() is not None:
+        value = value.astimezone(timezone.utc)
+    try:
+        found = plain(value)
+    except EncodingError:
+        # An object of the application's, which says of itself what it is.
+        if isinstance(value, _WITHOUT_TEXT) or not _says_what_it_is(value):
+            raise
+        found = str(value)
+    if found is None or isinstance(found, (dict, list)):
+        raise TypeError("a value that has no text")
+    if isinstance(value, Decimal) and not value.is_finite():
+        raise ValueError("a number that equals nothing")
+    return str(found)
+
+
+def _says_what_it_is(value: Any) -> bool:
+    own: Any = type(value).__str__
+    return own is not object.__str__
+
+
+_WITHOUT_TEXT = (bytes, bytearray, memoryview, set, frozenset, float, Decimal)
 
 
 class Pattern:
@@ -152,14 +231,37 @@ class Pattern:
             name = check_room_name(self._rebuild(values))
         except (*_CONVERTER_ERRORS, InvalidRoom):
             name = ""
-        if not name or self.match(name) is None:
+        found = self.match(name) if name else None
+        # Of "a:b" and "c" and of "a" and "b:c" the same name may be made; it is that of
+        # the values that are read from it.
+        if found is None or any(
+            self.value_text(v, found[v]) != self.value_text(v, values[v])
+            for v in self.variables
+        ):
             raise UsageError(
                 f"{dict(values)!r} makes no name of room {self.text!r}: it must have "
-                f"at most {MAX_ROOM_BYTES} bytes, and each value must be what its "
+                f"at most {MAX_ROOM_BYTES} bytes, each value must be what its "
                 "converter takes (<path:…> for a text with '/', <int(signed=True):…> "
-                "for numbers below 0)."
+                "for numbers below 0), and be read from the name again."
             )
         return name
+
+    def value_text(self, variable: str, value: Any) -> str | None:
+        """Return what a value of a variable is in a name; None: it can be in none.
+
+        Whatever the value is kept as, it has one text: that which it has as a field. An
+        Enum has its value's, a Boolean ``true`` or ``false``, a date-time with an
+        offset that of UTC. What Werkzeug's converters take as numbers or UUIDs may be
+        kept as text, written as they write it; a UUID in capitals and without dashes
+        too. Other converters are given the value as it is.
+        """
+        for part in self._parts:
+            if not isinstance(part, str) and part[0] == variable:
+                try:
+                    return _written(part[1], value)
+                except _CONVERTER_ERRORS:
+                    return None
+        return None
 
     def match(self, name: str) -> dict[str, Any] | None:
         """Return the values in a name, or None if it is no name of this pattern."""
@@ -182,7 +284,7 @@ class Pattern:
     def _rebuild(self, values: Mapping[str, Any]) -> str:
         # Converters write for URLs, percent-encoded; a room's name is plain text.
         return "".join(
-            part if isinstance(part, str) else unquote(part[1].to_url(values[part[0]]))
+            part if isinstance(part, str) else _written(part[1], values[part[0]])
             for part in self._parts
         )
 

@@ -2,83 +2,228 @@
 
 Which rows a room has is the declaration's to say (``tracking``). Nothing is known here
 of commits, nor of who asks.
+
+Rows are read first, and functions of the application called when the database has been
+left: on SQLite an open cursor and a writer would wait for each other. Where rows that
+were read are not in the room after all, more are read, from the start: one statement
+shows one moment, and what changes after it is told.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.engine import Connection
 
+from . import conditions
+from .errors import Unavailable
+from .failures import Failure
+from .rooms import Room
 from .tracking import Tracked, Values
 
-# A snapshot looks at this many rows at most for those that functions put in the room.
-_MAX_SCANNED = 5_000
+Connect = Callable[[], AbstractContextManager[Connection]]
+Apart = Callable[[], AbstractContextManager[None]]
+
+# A snapshot looks at this many rows at most: for those that functions put in the room,
+# and for those whose names are the room's.
+_MAX_CALLED = 5_000
+_MAX_LOOKED_AT = 20_000
+_MORE = 5  # times as many rows are read when those that were are too few
+_STREAMED = 500
 
 
 def read(
-    tracked: Tracked, session: Session, name: str, values: Values
+    tracked: Tracked,
+    room: Room,
+    name: str,
+    values: Values,
+    *,
+    connect: Connect,
+    apart: Apart,
 ) -> dict[str, Any]:
-    """Read the newest rows of one room, ascending by primary key.
+    """Read the last rows of one room, in the order of the declaration.
 
     Args:
-        session: A fresh one; the caller closes it.
+        room: One that the declaration belongs to.
         name: The room's name.
         values: The values in it.
+        connect: Opens a connection in a fresh session, and closes both.
+        apart: Lets functions of the application have sessions of their own.
 
     Returns:
-        ``{"key": str, "rows": [...], "partial": bool}``.
+        ``{"key": str, "rows": [...], "partial": bool}``; partial: there are, or may
+        be, more.
+
+    Raises:
+        Unavailable: A function that says which rows are in the room raised.
     """
-    names = sorted(tracked.reads)
-    if not tracked.rooms:
-        values = {}  # functions say which rows are in the room
-    statement = (
-        _columns(tracked, names)
-        .where(*(_equals(tracked, v, value) for v, value in values.items()))
-        .order_by(*(getattr(tracked.model, p).desc() for p in tracked.primary_key))
-        .limit(_MAX_SCANNED if tracked.selects else tracked.latest + 1)
-    )
-    connection = session.connection(bind_arguments={"mapper": tracked.mapper})
-    rows: list[dict[str, Any]] = []
-    partial = False
-    scanned = 0
-    with connection.execution_options(yield_per=500).execute(statement) as result:
-        for found in result:
-            scanned += 1
-            row = dict(zip(names, found, strict=True))
-            if tracked.selects and not tracked.is_in_room(name, row):
-                continue
-            if len(rows) == tracked.latest:
-                partial = True
-                break
-            fields = tracked.fields_of(row)
-            if tracked.key in fields:
-                rows.append(fields)
-    limit = _MAX_SCANNED if tracked.selects else tracked.latest + 1
-    partial = partial or scanned == limit
-    return {"key": tracked.key, "rows": rows[::-1], "partial": partial}
+    reading = _Reading(tracked, room, name, values, connect=connect)
+    with apart() if tracked.calls else nullcontext():
+        if tracked.select is not None:
+            reading.select(tracked.select)
+    limit = tracked.latest + 1
+    most = max(limit, _MAX_CALLED if tracked.selects else _MAX_LOOKED_AT)
+    while True:
+        found, is_all = reading.rows(limit)
+        if tracked.selects:
+            with apart():
+                found = [row for row in found if reading.is_in(row)]
+        if is_all or len(found) > tracked.latest or limit == most:
+            break
+        limit = min(limit * _MORE, most)
+    with apart() if tracked.calls else nullcontext():
+        rows = [tracked.fields_of(row) for row in found[: tracked.latest]]
+    return {
+        "key": tracked.key,
+        # One whose key can't be sent is in no room.
+        "rows": [row for row in reversed(rows) if tracked.key in row],
+        "partial": not is_all or len(found) > tracked.latest,
+    }
+
+
+class _Reading:
+    """One snapshot of a declaration that is being read."""
+
+    def __init__(
+        self,
+        tracked: Tracked,
+        room: Room,
+        name: str,
+        values: Values,
+        *,
+        connect: Connect,
+    ) -> None:
+        self._tracked = tracked
+        self._room = room
+        self._name = name
+        self._values = values
+        self._connect = connect
+        self._names = sorted(tracked.reads)
+        self._asked: dict[tuple[Any, ...], tuple[Values, bool]] = {}
+        self._selected: Any = None
+
+    def select(self, function: Callable[..., Any]) -> None:
+        """Let an application's function say by which query the rows are found."""
+
+        def selected() -> Any:
+            return _is_selected(self._tracked, function(**self._values))
+
+        self._selected = self._call(selected)
+
+    def rows(self, limit: int) -> tuple[list[Values], bool]:
+        """Read rows that may be in the room, the last ones first.
+
+        Returns:
+            At most as many as are wanted, and whether there are no others.
+        """
+        tracked = self._tracked
+        wanted = limit if tracked.selects else tracked.latest + 1
+        found: list[Values] = []
+        looked_at = 0
+        with self._connect() as connection:
+            statement = self._statement(connection).limit(limit)
+            options = {"yield_per": _STREAMED}
+            with connection.execute(statement, execution_options=options) as result:
+                for each in result:
+                    looked_at += 1
+                    row = dict(zip(self._names, each, strict=True))
+                    if tracked.may_be_in(self._room, self._name, row):
+                        found.append(row)
+                        if len(found) == wanted:
+                            break
+        return found, looked_at < limit and len(found) < wanted
+
+    def is_in(self, row: Values) -> bool:
+        """Ask the declaration's functions whether a row is in the room, once a row."""
+        key = tuple(row[name] for name in self._tracked.primary_key)
+        asked = self._asked.get(key)
+        if asked is None or asked[0] != row:
+            answer = self._call(lambda: self._tracked.is_in(self._name, row))
+            asked = self._asked[key] = (row, answer)
+        return asked[1]
+
+    def _call(self, function: Callable[[], Any]) -> Any:
+        """Call what an application gave; a failure of it is noted, and Unavailable."""
+        tracked = self._tracked
+        try:
+            return function()
+        except Exception as error:
+            tracked.failures.note(
+                (tracked, "snapshot"),
+                Failure(
+                    f"Which rows of {tracked.name} a newcomer gets is not known, as a "
+                    "function given to track() failed; who joins is told to try again. "
+                    "See the traceback, and mend it there.",
+                    kind=tracked.kind,
+                    room=self._room.pattern.text,
+                ),
+                error=error,
+            )
+            raise Unavailable("The room's snapshot could not be read.") from error
+
+    def _statement(self, connection: Connection) -> sa.Select[Any]:
+        tracked = self._tracked
+        statement = _columns(tracked, self._names)
+        if self._selected is not None:
+            statement = statement.where(self._selected)
+        if tracked.rooms:
+            statement = statement.where(*self._conditions(connection))
+        dialect = connection.dialect.name
+        return statement.order_by(*_backwards(tracked, dialect))
+
+    def _conditions(self, connection: Connection) -> list[Any]:
+        pattern = self._room.pattern
+        found = (
+            conditions.of_column(
+                _column(self._tracked, variable),
+                self._tracked.column(variable).type,
+                pattern,
+                variable,
+                value=value,
+                dialect=connection.dialect,
+            )
+            for variable, value in self._values.items()
+        )
+        return [condition for condition in found if condition is not None]
 
 
 def _columns(tracked: Tracked, names: list[str]) -> sa.Select[Any]:
     """Return a SELECT of columns, by their attributes' names, in that order."""
-    return sa.select(*(getattr(tracked.model, name) for name in names))
+    return sa.select(*(_column(tracked, name) for name in names))
 
 
-def _equals(tracked: Tracked, name: str, value: Any) -> Any:
-    column = getattr(tracked.model, name)
-    kind = tracked.column(name).type
-    if isinstance(value, str) and isinstance(kind, sa.Integer):
-        # A room's name is text; of the room user:7, the column is 7.
-        value = int(value) if value.isdecimal() else None
-    if isinstance(value, int) and not _fits(kind, value):
-        value = None
-    return sa.false() if value is None else column == value
+def _column(tracked: Tracked, name: str) -> Any:
+    return getattr(tracked.model, name)
 
 
-def _fits(kind: Any, value: int) -> bool:
-    """Say whether a column can hold an integer; databases refuse to compare others."""
-    bits = 16 if isinstance(kind, sa.SmallInteger) else 32
-    if not isinstance(kind, sa.Integer) or isinstance(kind, sa.BigInteger):
-        return True
-    return value in range(-(1 << (bits - 1)), 1 << (bits - 1))
+def _is_selected(tracked: Tracked, statement: Any) -> Any:
+    """Return the condition that a row is one that an application's SELECT finds."""
+    keys = [_column(tracked, name) for name in tracked.primary_key]
+    statement = getattr(statement, "statement", statement)  # of a Query
+    if isinstance(statement, sa.Select):
+        statement = statement.with_only_columns(*keys, maintain_column_froms=True)
+    elif not isinstance(statement, sa.SelectBase):
+        raise TypeError(
+            f"snapshot= of {tracked.name} returned a {type(statement).__name__}; it "
+            f"must return select({tracked.name}), with conditions."
+        )
+    found = statement.subquery()
+    # MySQL takes no LIMIT in the subquery of an IN; so it is one level down.
+    inner = sa.select(*(found.c[c.key] for c in tracked.mapper.primary_key))
+    return (keys[0] if len(keys) == 1 else sa.tuple_(*keys)).in_(inner)
+
+
+def _backwards(tracked: Tracked, dialect: str) -> list[Any]:
+    """Return the order of the declaration, the last rows first, NULLs at the end."""
+    found = []
+    for given, descends in tracked.order:
+        column = _column(tracked, given) if isinstance(given, str) else given
+        ordered = column.asc() if descends else column.desc()
+        if dialect == "postgresql" and getattr(column, "nullable", True):
+            # Where NULL is the highest; elsewhere it is the lowest.
+            ordered = ordered.nulls_first() if descends else ordered.nulls_last()
+        found.append(ordered)
+    return found

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
 
+from .errors import UsageError
 from .tracking import Tracked
 
 _Found = dict[str, list[Any]]  # column -> the values it may have
@@ -74,10 +76,17 @@ def _names(tracked: Tracked, dialect: str, rows: Iterable[_Found]) -> set[str] |
             if any(variable not in row for variable in own):
                 return None
             for values in product(*(row[variable] for variable in own)):
-                if _UNKNOWN in values:
+                if _UNKNOWN in values or not all(
+                    _is_kept_as(tracked.mapper.columns[v].type, value)
+                    for v, value in zip(own, values, strict=True)
+                ):
                     return None
-                if None not in values:
+                if None in values:
+                    continue
+                try:
                     names.add(room.name(**dict(zip(own, values, strict=True))))
+                except UsageError:
+                    continue  # such rows are in no room
     return names
 
 
@@ -87,6 +96,7 @@ def _is_exact(kind: Any, dialect: str) -> bool:
     Databases compare texts by collations that may ignore case, and types of the
     application may change what is written.
     """
+    kind = getattr(kind, "_variant_mapping", {}).get(dialect, kind)
     if type(kind) in _EXACT:
         return True
     return (
@@ -94,6 +104,14 @@ def _is_exact(kind: Any, dialect: str) -> bool:
         and kind.collation is None
         and dialect in ("sqlite", "postgresql")
     )
+
+
+def _is_kept_as(kind: Any, value: Any) -> bool:
+    """Say whether a value is read as it was given: 7 where "07" equals it, is not."""
+    wanted: type = UUID if type(kind) is sa.Uuid else int
+    if type(kind) in (sa.String, sa.Text):
+        wanted = str
+    return value is None or type(value) is wanted
 
 
 _EXACT = (sa.Integer, sa.BigInteger, sa.SmallInteger, sa.Uuid)

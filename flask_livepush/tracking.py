@@ -7,14 +7,20 @@ to one row it says what is pushed. When commits happen, and to which rows, is
 
 from __future__ import annotations
 
+import dis
+import inspect
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from types import MethodType
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapper
+from sqlalchemy.ext.hybrid import hybrid_property
+from sqlalchemy.orm import Mapper, RelationshipProperty
+from sqlalchemy.sql import operators
 
 from .errors import ConfigError, EncodingError, UsageError
 from .failures import Failure, Failures, What
@@ -38,7 +44,8 @@ _RESERVED_KINDS = ("livepush", "state")
 class Row:
     """One row as callables of ``track`` see it: its columns, read-only.
 
-    Values are as re-read from the database; nothing is loaded on access.
+    Values are as re-read from the database; nothing is loaded on access. Properties,
+    hybrids and methods of the model work on it as far as they read columns.
     """
 
     __slots__ = ("_model", "_values")
@@ -52,12 +59,18 @@ class Row:
         try:
             return values[name]
         except KeyError:
-            model = object.__getattribute__(self, "_model").__name__
-            raise AttributeError(
-                f"{model}.{name} is not among the columns that were read, which are "
-                f"{', '.join(values)}. Callables of track() see the columns of this "
-                f"row alone; name what they read in columns=."
-            ) from None
+            model = object.__getattribute__(self, "_model")
+        found = inspect.getattr_static(model, name, None)
+        getter = getter_of(model, name)
+        if getter is not None:
+            return _got(getter, self)
+        if inspect.isfunction(found):
+            return MethodType(found, self)
+        if isinstance(found, (classmethod, staticmethod)):
+            return found.__get__(None, model)
+        if found is None or hasattr(type(found), "__get__"):
+            raise AttributeError(_not_read(model, name, values)) from None
+        return found  # a constant of the class
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError("Rows given to callables of track() are read-only.")
@@ -67,6 +80,44 @@ class Row:
         return (
             f"<Row of {model}: {', '.join(object.__getattribute__(self, '_values'))}>"
         )
+
+
+def getter_of(model: type, name: str) -> Callable[[Any], Any] | None:
+    """Return the function of a property or hybrid of a model; None: it is none."""
+    found = inspect.getattr_static(model, name, None)
+    if isinstance(found, (property, hybrid_property)):
+        return found.fget
+    return found.func if isinstance(found, cached_property) else None
+
+
+def _got(getter: Callable[[Any], Any], row: Row) -> Any:
+    try:
+        return getter(row)
+    except AttributeError as error:
+        # Python would ask __getattr__ again, and tell of the property alone.
+        raise _PropertyRaised(str(error)) from error
+
+
+class _PropertyRaised(Exception):
+    """A property of the model read what is no column that was read."""
+
+
+def _not_read(model: type, name: str, values: Values) -> str:
+    """Say why a callable can't have an attribute, and what helps."""
+    mapper: Mapper[Any] = sa.inspect(model)
+    whole = f"{model.__name__}.{name}"
+    if not mapper.has_property(name):
+        return f"{whole} is no column, and {model.__name__} has nothing of that name."
+    if isinstance(mapper.get_property(name), RelationshipProperty):
+        return (
+            f"{whole} is a relationship, and callables of track() see the columns of "
+            f"this row alone. Give a path, as fields={{'author': 'author.name'}}, or "
+            f"query what it leads to by the row's foreign key."
+        )
+    return (
+        f"{whole} is not among the columns that were read, which are "
+        f"{', '.join(values)}. Name what callables read in columns=."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +154,13 @@ class Tracked:
         kind: The model's name on the wire; by default its own in snake case.
         key: The primary key or a unique column, by which clients know a row.
         when: Given the row, whether it is in its rooms at all.
-        latest: How many rows a snapshot has, those with the highest primary keys.
+        latest: How many rows a snapshot has, the last ones by ``order_by``.
+        order_by: What sorts a snapshot: names of columns ("-name" descending), or
+            expressions; the primary key by default, and among equal rows.
         columns: The names of the columns that callables read.
+        of: With a callable for rooms, the Rooms in which it may put rows.
+        snapshot: With a callable for rooms, a function that is given the values of one
+            of these rooms and returns a SELECT of the model that has its rows.
         knows: Says whether a rule knows a room's name.
         failures: Takes note of what fails at run time.
 
@@ -122,7 +178,10 @@ class Tracked:
         key: str = "id",
         when: Callable[[Row], Any] | None = None,
         latest: int = 100,
+        order_by: Any = None,
         columns: Sequence[str] | None = None,
+        of: Any = None,
+        snapshot: Callable[..., Any] | None = None,
         knows: Callable[[str], bool] = lambda name: True,
         failures: Failures | None = None,
     ) -> None:
@@ -145,11 +204,16 @@ class Tracked:
                 "given the row."
             )
         self._when = when
+        self.of, self.select = self._checked_of(of, snapshot)
         self.latest = self._checked_latest(latest)
         self._read_by_callables = self._checked_columns(columns, rooms, fields)
         self.fields = self._checked_fields(fields)
+        #: Whether functions of the application are called, which may query.
+        self.calls = bool(self.selects or self._functions(self.fields))
+        self.order = self._checked_order(order_by)
         self._labels = [f"{encode(name)}:" for name in self.fields]
         variables = {v for room in self.rooms for v in room.pattern.variables}
+        self._padded = {v for v in variables if _is_padded(self._columns[v].type)}
         by_callables = set(self._read_by_callables)
         self.membership: frozenset[str] = frozenset(
             {self.key, *self.primary_key, *variables}
@@ -232,15 +296,21 @@ class Tracked:
         if self._rooms_of is not None:
             row = Row(self.model, values)
             return self._checked_names(self._call("rooms=", self._rooms_of, row))
-        found = set()
-        for room in self.rooms:
-            wanted = {v: values[v] for v in room.pattern.variables}
-            try:
-                if None not in wanted.values():
-                    found.add(room.name(**wanted))
-            except UsageError:
-                continue  # values of which no name can be made are in no room
-        return found
+        names = (self._name(room, values) for room in self.rooms)
+        return {name for name in names if name is not None}
+
+    def _name(self, room: Room, values: Values) -> str | None:
+        """Return the name of a row's room; None: no name can be made of its values."""
+        wanted = {v: values[v] for v in room.pattern.variables}
+        for variable in self._padded & wanted.keys():
+            if isinstance(wanted[variable], str):
+                wanted[variable] = wanted[variable].rstrip(" ")
+        if None in wanted.values():
+            return None
+        try:
+            return room.name(**wanted)
+        except UsageError:
+            return None
 
     def _checked_names(self, names: Any) -> set[str]:
         several = [] if names is None else [names] if isinstance(names, str) else names
@@ -260,7 +330,16 @@ class Tracked:
                     self.name,
                     name,
                 )
-        return set(several)
+        inside = {name for name in several if self._may_be_in(name)}
+        if len(inside) < len(set(several)):
+            self._note(
+                "of=",
+                f"rooms= of {self.name} put a row into a room of a kind that it was "
+                "not declared for, and whose newcomers would not get it; it is left "
+                "out there. Add that Room to of=.",
+                what="row",
+            )
+        return inside
 
     def _key_of(self, values: Values) -> str | None:
         """Return a row's key as JSON text; None, noted: it can't be sent."""
@@ -341,7 +420,7 @@ class Tracked:
         self.failures.note((self, place), failure, error=error)
 
     def _patterns(self) -> str:
-        return ", ".join(room.pattern.text for room in self.rooms)
+        return ", ".join(room.pattern.text for room in self.rooms or self.of)
 
     def _is_in(self, row: Row) -> bool:
         return self._when is None or bool(self._call("when=", self._when, row))
@@ -373,8 +452,9 @@ class Tracked:
         to.invalidate_everywhere(self.kind, self._may_be_in)
 
     def _may_be_in(self, name: str) -> bool:
-        # A callable's rooms can't be told from their names: all of them may be.
-        return not self.rooms or any(room.has_name(name) for room in self.rooms)
+        # Of a callable that was declared for no Room, the rooms may be any.
+        rooms = self.rooms or self.of
+        return not rooms or any(room.has_name(name) for room in rooms)
 
     def row(self, target: object) -> dict[str, Any]:
         """Return the declared fields of a loaded object, as :meth:`fields_of` does."""
@@ -384,23 +464,26 @@ class Tracked:
 
     def belongs_to(self, room: Room) -> bool:
         """Say whether the room's snapshot may have rows of this model."""
-        return room in self.rooms or self._rooms_of is not None
+        if self._rooms_of is None:
+            return room in self.rooms
+        if self.of:
+            return room in self.of
+        return self.select is None or _takes(self.select, room)
 
     @property
     def selects(self) -> bool:
         """Whether functions say which rows are in a room, and SQL can't."""
         return self._when is not None or self._rooms_of is not None
 
-    def is_in_room(self, name: str, values: Values) -> bool:
-        """Say whether a row is in a room, by the room's name."""
-        try:
-            return name in self._names(values)
-        except Exception as error:
-            if self.rooms:
-                raise
-            # Whatever room the row is in: most likely it is not this one.
-            log.exception("A %s is left out of a snapshot: %s", self.name, error)
+    def may_be_in(self, room: Room, name: str, values: Values) -> bool:
+        """Say whether a row is in a room as far as that takes no function."""
+        if values[self.key] is None:
             return False
+        return not self.rooms or self._name(room, values) == name
+
+    def is_in(self, name: str, values: Values) -> bool:
+        """Say whether a row is in the room of that name; functions may raise."""
+        return name in self._names(values)
 
     def column(self, name: str) -> Any:
         """Return a column of the model, by its attribute's name."""
@@ -487,6 +570,7 @@ class Tracked:
                             f"its columns are {', '.join(self._columns)}. Rename the "
                             "variable, or give rooms= a callable and columns=."
                         )
+                    self._check_text(room, variable)
             return tuple(rooms), None
         if callable(rooms):
             return (), rooms
@@ -494,6 +578,126 @@ class Tracked:
             f"track() of {self.name}: rooms={rooms!r} must be a Room, several, or a "
             "callable."
         )
+
+    def _check_text(self, room: Room, variable: str) -> None:
+        kind = self._columns[variable].type
+        if _has_text(kind):
+            return
+        raise ConfigError(
+            f"track() of {self.name}: the room {room.pattern.text!r} has the variable "
+            f"{variable!r}, a column of type {type(kind).__name__}, whose values have "
+            "no one text to be a name. Take another column, or give rooms= a callable "
+            f"that makes the name, with of= and columns=({variable!r},)."
+        )
+
+    def _checked_of(
+        self, of: Any, snapshot: Any
+    ) -> tuple[tuple[Room, ...], Callable[..., Any] | None]:
+        if self._rooms_of is None:
+            if of is not None or snapshot is not None:
+                raise ConfigError(
+                    f"track() of {self.name}: of= and snapshot= say of a callable in "
+                    "rooms= which rooms it names and how their rows are found; leave "
+                    "them out where rooms= are Rooms."
+                )
+            return (), None
+        of = () if of is None else (of,) if isinstance(of, Room) else of
+        if not isinstance(of, (tuple, list)) or not all(
+            isinstance(room, Room) for room in of
+        ):
+            raise ConfigError(
+                f"track() of {self.name}: of={of!r} must be a Room or several, those "
+                "in which rooms= may put rows; livepush.room(pattern) returns one."
+            )
+        if snapshot is not None and not callable(snapshot):
+            raise ConfigError(
+                f"track() of {self.name}: snapshot={snapshot!r} must be a function of "
+                "a room's values that returns a SELECT, such as "
+                f"lambda user_id: select({self.name}).where(…)."
+            )
+        for room in of if snapshot is not None else ():
+            if not _takes(snapshot, room):
+                raise ConfigError(
+                    f"track() of {self.name}: snapshot= must take "
+                    f"({', '.join(room.pattern.variables)}), the values of the room "
+                    f"{room.pattern.text!r}."
+                )
+        if not of and snapshot is None:
+            log.warning(
+                "track() of %s: rooms= is a callable, of which nobody knows what rooms "
+                "it names, so that each newcomer of any room has it called for the "
+                "newest rows, and older ones are not found. Say so: of=timeline, the "
+                "Room or Rooms, and snapshot=lambda user_id: select(%s).where(…), how "
+                "the rows of one are found.",
+                self.name,
+                self.name,
+            )
+        return tuple(of), snapshot
+
+    def _checked_order(self, order_by: Any) -> tuple[tuple[Any, bool], ...]:
+        """Return what sorts a snapshot, each with whether it descends."""
+        several = order_by if isinstance(order_by, (tuple, list)) else [order_by]
+        if order_by is None:
+            several = []
+            self._warn_of_keys_without_order()
+        order: list[tuple[Any, bool]] = []
+        for given in several:
+            if isinstance(given, str):
+                name = self._column(given.removeprefix("-"), "order_by")
+                order.append((name, given.startswith("-")))
+                continue
+            if hasattr(given, "__clause_element__"):
+                given = given.__clause_element__()
+            if not isinstance(given, sa.ColumnElement):
+                raise ConfigError(
+                    f"track() of {self.name}: order_by={given!r} must be names of "
+                    "columns, such as 'created_at', or expressions, such as "
+                    f"{self.name}.created_at."
+                )
+            while getattr(given, "modifier", None) in (
+                operators.nulls_first_op,
+                operators.nulls_last_op,
+            ):
+                given = given.element
+            descends = getattr(given, "modifier", None) is operators.desc_op
+            if getattr(given, "modifier", None) in (
+                operators.desc_op,
+                operators.asc_op,
+            ):
+                given = given.element
+            order.append((given, descends))
+        if order and order[0][1] and self._is_time(order[0][0]):
+            log.warning(
+                "track() of %s: with order_by=%r a snapshot has the oldest rows, as it "
+                "has the last of that order; for the newest leave the '-' or .desc() "
+                "out.",
+                self.name,
+                order_by if isinstance(order_by, str) else str(order[0][0]),
+            )
+        return (*order, *((name, False) for name in self.primary_key))
+
+    def _is_time(self, sorted_by: Any) -> bool:
+        if isinstance(sorted_by, str):
+            sorted_by = self._columns[sorted_by]
+        return isinstance(sorted_by.type, (sa.DateTime, sa.Date))
+
+    def _warn_of_keys_without_order(self) -> None:
+        named = {v for room in self.rooms for v in room.pattern.variables}
+        for name in self.primary_key:
+            kind = self._columns[name].type
+            if name not in named and not isinstance(kind, _ORDERED):
+                log.warning(
+                    "track() of %s: the primary key %r is a %s, by which a later row "
+                    "is not the higher one; where a room has more than latest=%d rows, "
+                    "a snapshot has any of them. Say what sorts them, such as "
+                    "order_by='created_at' (order_by=%r if the keys ascend after "
+                    "all).",
+                    self.name,
+                    name,
+                    type(kind).__name__,
+                    self.latest,
+                    name,
+                )
 
     def _checked_latest(self, latest: int) -> int:
         if isinstance(latest, bool) or not isinstance(latest, int) or latest < 0:
@@ -518,11 +722,20 @@ class Tracked:
                 f"track() of {self.name}: name the columns that the callable "
                 "rooms= reads in columns=, so that a move between rooms is noticed."
             )
-        has_callables = self._when is not None or (
-            isinstance(fields, Mapping)
-            and any(callable(f) and f not in _CONVERSIONS for f in fields.values())
-        )
+        has_callables = self._when is not None or self._functions(fields)
         return tuple(self._columns) if has_callables else ()
+
+    def _functions(self, fields: Any) -> bool:
+        """Say whether fields are made by functions: callables, and properties."""
+        if isinstance(fields, str) or not isinstance(fields, Iterable):
+            return False
+        given = fields.values() if isinstance(fields, Mapping) else fields
+        return any(
+            f not in self._columns and getter_of(self.model, f) is not None
+            if isinstance(f, str)
+            else callable(f) and f not in _CONVERSIONS
+            for f in given
+        )
 
     def _checked_fields(self, fields: Any) -> dict[str, Field]:
         if isinstance(fields, str) or not isinstance(fields, (Mapping, Iterable)):
@@ -533,7 +746,7 @@ class Tracked:
         if isinstance(fields, Mapping):
             checked = {n: self._checked_field(n, f) for n, f in fields.items()}
         else:
-            checked = {self._text_column(n, "field"): n for n in fields}
+            checked = {n: self._checked_field(n, n, "field") for n in fields}
         key = checked.setdefault(self.key, self.key)
         if key == self.key and (held := _unsendable(self._columns[key].type)):
             raise ConfigError(
@@ -547,7 +760,7 @@ class Tracked:
             )
         return {self.key: key} | checked
 
-    def _checked_field(self, name: object, field: Any) -> Field:
+    def _checked_field(self, name: object, field: Any, what: str = "") -> Field:
         if not isinstance(name, str):
             raise ConfigError(
                 f"track() of {self.name}: the field {name!r} must be a text."
@@ -557,7 +770,31 @@ class Tracked:
             return field  # type: ignore[no-any-return]
         if callable(field):
             return field  # type: ignore[no-any-return]
-        return self._text_column(field, f"the column of field {name!r},")
+        getter = None
+        if isinstance(field, str) and field not in self._columns:
+            getter = getter_of(self.model, field)
+        if getter is not None:
+            return self._checked_property(field, getter)
+        return self._text_column(field, what or f"the column of field {name!r},")
+
+    def _checked_property(self, name: str, getter: Callable[[Any], Any]) -> Field:
+        """Return a field that a property of the model makes of a row's columns."""
+        for read in _reads_of_first(getter):
+            if not self.mapper.has_property(read):
+                continue
+            if isinstance(self.mapper.get_property(read), RelationshipProperty):
+                raise ConfigError(
+                    f"track() of {self.name}: the property {name!r} reads the "
+                    f"relationship {read!r}, and fields are made of this row's columns "
+                    f"alone. Give a path to the column, such as {read + '.name'!r}, or "
+                    "a callable that queries."
+                )
+
+        def read_property(row: Row) -> Any:
+            return _got(getter, row)
+
+        read_property.__qualname__ = f"{self.name}.{name}"
+        return read_property
 
 
 def _problem(error: Exception) -> str:
@@ -571,6 +808,54 @@ def by_model(tracked: Sequence[Tracked]) -> tuple[tuple[Tracked, ...], ...]:
     """Put the declarations of one model together."""
     models = dict.fromkeys(t.model for t in tracked)
     return tuple(tuple(t for t in tracked if t.model is m) for m in models)
+
+
+def _takes(function: Callable[..., Any], room: Room) -> bool:
+    """Say whether a function may be called with the values of a room."""
+    try:
+        inspect.signature(function).bind(**dict.fromkeys(room.pattern.variables))
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _reads_of_first(function: Callable[..., Any]) -> set[str]:
+    """Return the attributes of its first argument that a function reads itself."""
+    code = getattr(function, "__code__", None)
+    if code is None or not code.co_argcount:
+        return set()
+    first = code.co_varnames[0]
+    found: set[str] = set()
+    before = None
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and before == first:
+            found.add(step.argval)
+        before = step.argval if step.opname.startswith("LOAD_FAST") else None
+    return found
+
+
+# Primary keys by which a later row mostly is the higher one.
+_ORDERED = (sa.Integer, sa.Numeric, sa.Float, sa.Date, sa.DateTime)
+_NO_TEXT = (sa.JSON, sa.ARRAY, sa.PickleType, sa.LargeBinary)
+
+
+def _has_text(kind: Any) -> bool:
+    """Say whether the values of a column have a text by which rooms can be named."""
+    if isinstance(kind, _NO_TEXT):
+        return False
+    if isinstance(kind, sa.types.TypeDecorator):
+        return True  # what it makes of what is stored, it need not say
+    try:
+        return kind.python_type not in (bytes, dict, list, tuple)
+    except NotImplementedError:
+        return True
+
+
+def _is_padded(kind: Any) -> bool:
+    """Say whether a column's trailing spaces are nothing that was written."""
+    while isinstance(kind, sa.types.TypeDecorator):
+        kind = kind.impl
+    return isinstance(kind, (sa.CHAR, sa.NCHAR))
 
 
 # By the modules of their classes: dialects are not imported for a question.
@@ -627,7 +912,8 @@ class Tracking:
         for other in self._tracked:
             if other.kind != tracked.kind:
                 continue
-            shared = [room for room in tracked.rooms if room in other.rooms]
+            others = other.rooms or other.of
+            shared = [r for r in tracked.rooms or tracked.of if r in others]
             if shared:
                 raise ConfigError(
                     f"track() of {tracked.name}: room {shared[0].pattern.text!r} has "

@@ -11,11 +11,13 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from flask_sqlalchemy.session import Session as FlaskSession
 from sqlalchemy.ext.asyncio import (
     AsyncSession,
     async_scoped_session,
     async_sessionmaker,
 )
+from sqlalchemy.ext.horizontal_shard import ShardedSession
 from sqlalchemy.orm import Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from flask_livepush import ConfigError, LivePush, UsageError
@@ -23,10 +25,14 @@ from tests.support.following import (
     Chat,
     Screen,
     begin_by_hand,
+    broker_of,
+    closing,
     events,
     flask_app,
+    snapshot,
     sqlite_url,
 )
+from tests.support.postgres import Postgres
 
 CREATED = ["message.created"]
 
@@ -227,6 +233,258 @@ def test_accepts_the_driver_s_autocommit_that_the_sqlite_recipe_sets(
     sqlite_chat.post()
     assert events(screen) == CREATED
     assert caplog.text == ""
+
+
+def _by_its_driver(engine: sa.Engine) -> None:
+    """Let each new connection commit each statement, as an application's event may."""
+
+    @sa.event.listens_for(engine, "connect")
+    def on_connect(driver: Any, _: Any) -> None:
+        if engine.dialect.name == "sqlite":
+            driver.isolation_level = None
+        elif engine.dialect.name == "postgresql":
+            driver.autocommit = True
+        else:
+            driver.autocommit(True)
+
+
+def test_pushes_nothing_when_a_driver_commits_each_statement(
+    chat: Chat, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bug: it was noticed with MySQL's drivers alone; what was undone was pushed."""
+    screen = chat.screen("chat:1")
+    engine = sa.create_engine(chat.engine.url)
+    _by_its_driver(engine)
+    for _ in range(2):
+        with chat.Session(bind=engine) as session:
+            session.add(chat.Message(room_id=1))
+            session.commit()
+    assert events(screen) == []
+    assert caplog.text.count("told to commit each statement") == 1
+    engine.dispose()
+    chat.post()
+    assert events(screen) == CREATED
+
+
+@pytest.mark.parametrize(
+    ("url", "arguments"),
+    [
+        ("sqlite://", {"autocommit": True}),
+        ("postgresql+psycopg://h/d", {"autocommit": True}),
+        ("mysql+pymysql://h/d", {"autocommit": True}),
+        ("mysql+pymysql://h/d", {"autocommit": 1}),
+        ("mysql+pymysql://h/d?autocommit=true", {}),
+    ],
+    ids=str,
+)
+def test_refuses_connect_arguments_that_commit_each_statement(
+    url: str, arguments: dict[str, Any]
+) -> None:
+    livepush = LivePush(flask_app())
+    engine = sa.create_engine(url, connect_args=arguments)
+    with pytest.raises(ConfigError, match="in its connect arguments"):
+        livepush.watch(sessionmaker(engine))
+
+
+@pytest.mark.parametrize(
+    ("url", "arguments"),
+    [
+        ("sqlite://", {"isolation_level": None}),
+        ("sqlite://", {"timeout": 5}),
+        ("postgresql+psycopg://h/d", {"autocommit": False}),
+        ("mysql+pymysql://h/d?charset=utf8mb4", {}),
+    ],
+    ids=str,
+)
+def test_takes_other_connect_arguments(url: str, arguments: dict[str, Any]) -> None:
+    livepush = LivePush(flask_app())
+    livepush.watch(sessionmaker(sa.create_engine(url, connect_args=arguments)))
+
+
+def test_follows_bulk_statements_of_the_recipe_on_a_connection_that_stays_open(
+    sqlite_chat: Chat, caplog: pytest.LogCaptureFixture
+) -> None:
+    sqlite_chat.post(1, body="old")
+    screen = sqlite_chat.screen("chat:1")
+    with sqlite_chat.engine.connect() as connection:
+        with sqlite_chat.Session(bind=connection) as session:
+            session.execute(sa.update(sqlite_chat.Message).values(body="new"))
+            session.commit()
+        told = broker_of(sqlite_chat.livepush).history("chat:1", screen.position)
+    assert [p.event for p in told.publications or ()] == ["message.invalidated"]
+    assert caplog.text == ""
+    screen.check()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ShardedSession,
+        lambda: sessionmaker(class_=ShardedSession),
+        lambda: scoped_session(sessionmaker(class_=ShardedSession)),
+    ],
+    ids=["class", "sessionmaker", "scoped session"],
+)
+def test_refuses_a_sharded_session(make: Any) -> None:
+    """Bug: it was followed, and the rows of one shard were pushed."""
+    with pytest.raises(ConfigError, match="sessionmaker for each shard"):
+        LivePush(flask_app()).watch(make())
+
+
+def test_refuses_a_sharded_session_of_flask_sqlalchemy(tmp_path: Path) -> None:
+    class Sharded(FlaskSession, ShardedSession):
+        pass
+
+    app = flask_app(SQLALCHEMY_DATABASE_URI=sqlite_url(tmp_path))
+    SQLAlchemy(app, session_options={"class_": Sharded})
+    with pytest.raises(ConfigError, match="ShardedSession"):
+        LivePush(app)
+
+
+# -- which sessions snapshots are read with ------------------------------------------
+
+
+class _Behind(Chat):
+    """A chat whose sessions read from a copy, which stands still."""
+
+    def __init__(self, folder: Path, route: Any) -> None:
+        (folder / "copy").mkdir()
+        self.copy = sa.create_engine(sqlite_url(folder / "copy"))
+        self._route = route
+        super().__init__(sqlite_url(folder))
+
+    def sessionmaker(self) -> Any:
+        return sessionmaker(class_=self._route(self))
+
+    def create_tables(self) -> None:
+        super().create_tables()
+        self.Base.metadata.create_all(self.copy)
+
+
+def _by_clause(chat: _Behind) -> Any:
+    class Routing(Session):
+        def get_bind(self, mapper: Any = None, *, clause: Any = None, **_: Any) -> Any:
+            writes = isinstance(clause, (sa.Insert, sa.Update, sa.Delete))
+            return chat.engine if self._flushing or writes else chat.copy
+
+    return Routing
+
+
+def _by_flush(chat: _Behind) -> Any:
+    class Routing(Session):
+        def get_bind(self, mapper: Any = None, clause: Any = None) -> Any:
+            return chat.engine if self._flushing else chat.copy
+
+    return Routing
+
+
+@pytest.mark.parametrize("route", [_by_clause, _by_flush])
+def test_reads_snapshots_where_sessions_write_when_they_read_from_copies(
+    tmp_path: Path, route: Any
+) -> None:
+    """Bug: newcomers had the rows of a copy that was behind, and kept them."""
+    with closing(_Behind(tmp_path, route)) as chat:
+        with chat.Session() as session:
+            session.add(chat.Message(room_id=1))
+            session.commit()
+        assert list(chat.screen("chat:1").kinds["message"]) == [1]
+        chat.copy.dispose()
+
+
+def test_reads_snapshots_where_flask_sqlalchemy_writes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "copy").mkdir()
+    app = flask_app(
+        SQLALCHEMY_DATABASE_URI=sqlite_url(tmp_path),
+        SQLALCHEMY_BINDS={"copy": sqlite_url(tmp_path / "copy")},
+    )
+
+    class Routing(FlaskSession):
+        def get_bind(
+            self, mapper: Any = None, clause: Any = None, bind: Any = None, **more: Any
+        ) -> Any:
+            if self._flushing or isinstance(clause, (sa.Update, sa.Delete, sa.Insert)):
+                return super().get_bind(mapper, clause, bind, **more)
+            return self._db.engines["copy"]
+
+    db: Any = SQLAlchemy(app, session_options={"class_": Routing})
+    livepush = LivePush(app)
+    room = livepush.room("all")(lambda user: True)
+
+    @livepush.track(rooms=room, fields=("id",))
+    class Note(db.Model):  # type: ignore[misc, name-defined]
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    with app.app_context():
+        for engine in db.engines.values():
+            db.metadata.create_all(engine)
+        db.session.add(Note())
+        db.session.commit()
+    assert snapshot(livepush, "all")["note"]["rows"] == [{"id": 1}]
+    with app.app_context():
+        for engine in db.engines.values():
+            engine.dispose()
+    assert caplog.text == ""
+
+
+class _Tenants(Chat):
+    """A chat with a schema for each tenant, which a room's name doesn't tell."""
+
+    def create_tables(self) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(sa.schema.CreateSchema("other", if_not_exists=True))
+        super().create_tables()
+        self.Base.metadata.create_all(self.other())
+
+    def other(self) -> Any:
+        """Return an engine whose tables are those of the other tenant."""
+        return self.engine.execution_options(schema_translate_map={None: "other"})
+
+
+def test_says_that_newcomers_get_the_rows_of_another_schema(
+    postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bug: nobody did."""
+    with postgres.database() as url, closing(_Tenants(url)) as chat:
+        chat.post()
+        assert caplog.text == ""
+        for id in (1, 2):
+            with chat.Session(bind=chat.other()) as session:
+                session.add(chat.Room(id=id))
+                session.commit()
+        assert caplog.text.count("livepush.watch(…, snapshots=") == 1
+
+
+def test_reads_snapshots_with_the_sessions_that_an_application_names(
+    postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    with postgres.database() as url, closing(_Tenants(url)) as chat:
+        asked = []
+
+        def snapshots(room: str) -> Session:
+            asked.append(room)
+            return Session(chat.other())
+
+        chat.livepush.watch(chat.Session, snapshots=snapshots)
+        with chat.Session(bind=chat.other()) as session:
+            session.add(chat.Room(id=1))
+            session.add(chat.Message(room_id=1, body="of the other"))
+            session.commit()
+        rows = snapshot(chat.livepush, "chat:1")["message"]["rows"]
+        assert [row["body"] for row in rows] == ["of the other"]
+        assert asked == ["chat:1"]
+        chat.livepush.watch(chat.Session, snapshots=sessionmaker(chat.engine))
+        assert snapshot(chat.livepush, "chat:1")["message"]["rows"] == []
+        assert caplog.text == ""
+
+
+@pytest.mark.parametrize("given", [5, lambda: None, Session()], ids=repr)
+def test_refuses_what_opens_no_session_for_a_snapshot(
+    sqlite_chat: Chat, given: Any
+) -> None:
+    with pytest.raises(ConfigError, match="snapshots="):
+        sqlite_chat.livepush.watch(sqlite_chat.Session, snapshots=given)
 
 
 # -- Flask-SQLAlchemy ----------------------------------------------------------------

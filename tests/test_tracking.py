@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from flask_livepush import ConfigError, signals
@@ -199,9 +201,9 @@ def test_invalidates_everywhere_when_a_callable_names_what_is_no_room(
     world.room("board:<int:board_id>")
     model = item(world, rooms=lambda row: row.board_id, columns=("board_id",),
                  fields=("id",))  # fmt: skip
-    screen = world.screen("board:1")
+    position = world.livepush.position("board:1")
     add(world, model(board_id=1))
-    assert events(screen) == ["item.invalidated"]
+    assert since(world, "board:1", position) == ["item.invalidated"]
     assert "Item" in caplog.text
 
 
@@ -220,9 +222,9 @@ def test_logs_a_callable_that_reads_what_it_did_not_name(
         columns=("owner",),
         fields=("id",),
     )
-    screen = world.screen("board:1")
+    position = world.livepush.position("board:1")
     add(world, model(board_id=1))
-    assert events(screen) == ["item.invalidated"]
+    assert since(world, "board:1", position) == ["item.invalidated"]
     assert "Item.board_id is not among the columns" in caplog.text
 
 
@@ -386,13 +388,13 @@ def test_invalidates_every_room_when_rooms_or_when_raises(
     model = item(world, fields=("id",), **track)
     world.livepush.track(rooms=world.room("all"), fields=("id",), kind="any")(model)
     position = world.livepush.position("board:1")
-    everything = world.screen("all")
+    everything = world.livepush.position("all")
     add(world, model(board_id=1, title="bad"))
     assert "a bug of the application" in caplog.text
     assert "Item" in caplog.text
     # A callable's rooms may be any.
     told = ["any.created"] + ["item.invalidated"] * (where == "rooms")
-    assert [event for event, _ in everything.follow()] == told
+    assert since(world, "all", everything) == told
     assert since(world, "board:1", position) == ["item.invalidated"]
 
 
@@ -794,6 +796,147 @@ def test_follows_a_key_that_was_given_as_another_type(database_url: str) -> None
             assert list(screen.kinds["item"]) == [7, 8]
         add(world, model(id=9))
         screen.check()
+
+
+# -- properties of the model ---------------------------------------------------------
+
+
+def person(world: World, fields: Any, **track: Any) -> Any:
+    """Return a model with properties of many kinds, tracked with fields."""
+
+    class Team(world.Base):  # type: ignore[misc, name-defined]
+        __tablename__ = "team"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+
+    class Shouting:
+        @property
+        def shout(self) -> str:
+            return f"{self.display_name}{self.MARK}"  # type: ignore[attr-defined]
+
+    @world.livepush.track(rooms=world.room("all"), fields=fields, **track)
+    class Person(Shouting, world.Base):  # type: ignore[misc, name-defined]
+        __tablename__ = "person"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        first: Mapped[str]
+        last: Mapped[str]
+        secret: Mapped[str | None]
+        team_id: Mapped[int | None] = mapped_column(sa.ForeignKey("team.id"))
+        team: Mapped[Any] = relationship(Team)
+        MARK = "!"
+
+        @property
+        def display_name(self) -> str:
+            return " ".join((self.first, self.last))
+
+        @hybrid_property
+        def initials(self) -> str:
+            return self.first[:1] + self.last[:1]
+
+        @cached_property
+        def sortable(self) -> str:
+            return self.joined(", ")
+
+        def joined(self, by: str) -> str:
+            return by.join((self.last, self.first, *self.titles()))
+
+        @staticmethod
+        def titles() -> list[str]:
+            return []
+
+        @property
+        def team_name(self) -> str:
+            return str(self.team.name)
+
+        @property
+        def roundabout(self) -> str:
+            return self.team_name
+
+        @property
+        def typo(self) -> str:
+            return str(self.frist)
+
+        @classmethod
+        def kind(cls) -> str:
+            return cls.__name__
+
+        @property
+        def what(self) -> str:
+            return self.kind()
+
+    world.create_tables()
+    return Person
+
+
+def test_pushes_properties_that_read_columns(world: World) -> None:
+    model = person(
+        world,
+        {
+            "id": "id",
+            "name": "display_name",
+            "initials": "initials",
+            "sortable": "sortable",
+            "shout": "shout",
+            "what": "what",
+        },
+    )
+    screen = world.screen("all")
+    add(world, model(first="Ada", last="King"))
+    assert screen.follow() == [
+        (
+            "person.created",
+            {
+                "id": 1,
+                "name": "Ada King",
+                "initials": "AK",
+                "sortable": "King, Ada",
+                "shout": "Ada King!",
+                "what": "Person",
+            },
+        )
+    ]
+    change(world, model, 1, last="Lovelace")
+    assert screen.follow()[0][1]["initials"] == "AL"
+    screen.check()
+    with world.Session() as session:
+        row = world.livepush.row(session.get(model, 1))
+        assert row["name"] == "Ada Lovelace"
+
+
+def test_follows_the_columns_that_a_property_is_said_to_read(world: World) -> None:
+    model = person(world, ("id", "display_name"), columns=("first", "last"))
+    screen = world.screen("all")
+    add(world, model(first="Ada", last="King"))
+    change(world, model, 1, secret="not read")
+    assert events(screen) == ["person.created"]
+    change(world, model, 1, first="A.")
+    assert screen.follow() == [("person.updated", {"id": 1, "display_name": "A. King"})]
+    screen.check()
+
+
+def test_refuses_a_property_that_reads_a_relationship(world: World) -> None:
+    with pytest.raises(ConfigError, match="'team_name' reads the relationship 'team'"):
+        person(world, ("id", "team_name"))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("roundabout", "Person.team is a relationship"),
+        ("typo", "Person.frist is no column"),
+    ],
+)
+def test_says_what_a_property_can_not_read(
+    world: World, name: str, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = person(world, ("id", name))
+    add(world, model(first="Ada", last="King"))
+    assert says in caplog.text
+
+
+def test_refuses_a_field_that_is_neither_column_nor_property(world: World) -> None:
+    with pytest.raises(ConfigError, match="'nothing' is no column"):
+        person(world, ("id", "nothing"))
 
 
 # -- inheritance ---------------------------------------------------------------------
