@@ -166,7 +166,8 @@ class _Reading:
 
     def _statement(self, connection: Connection) -> sa.Select[Any]:
         tracked = self._tracked
-        statement = _columns(tracked, self._names)
+        source = tracked.source
+        statement = source.select(self._names).where(source.criterion())
         if self._selected is not None:
             statement = statement.where(self._selected)
         if tracked.rooms:
@@ -178,7 +179,7 @@ class _Reading:
         pattern = self._room.pattern
         found = (
             conditions.of_column(
-                _column(self._tracked, variable),
+                self._tracked.column(variable),
                 self._tracked.column(variable).type,
                 pattern,
                 variable,
@@ -190,18 +191,9 @@ class _Reading:
         return [condition for condition in found if condition is not None]
 
 
-def _columns(tracked: Tracked, names: list[str]) -> sa.Select[Any]:
-    """Return a SELECT of columns, by their attributes' names, in that order."""
-    return sa.select(*(_column(tracked, name) for name in names))
-
-
-def _column(tracked: Tracked, name: str) -> Any:
-    return getattr(tracked.model, name)
-
-
 def _is_selected(tracked: Tracked, statement: Any) -> Any:
     """Return the condition that a row is one that an application's SELECT finds."""
-    keys = [_column(tracked, name) for name in tracked.primary_key]
+    keys = [tracked.column(name) for name in tracked.primary_key]
     statement = getattr(statement, "statement", statement)  # of a Query
     if isinstance(statement, sa.Select):
         statement = statement.with_only_columns(*keys, maintain_column_froms=True)
@@ -220,7 +212,7 @@ def _backwards(tracked: Tracked, dialect: str) -> list[Any]:
     """Return the order of the declaration, the last rows first, NULLs at the end."""
     found = []
     for given, descends in tracked.order:
-        column = _column(tracked, given) if isinstance(given, str) else given
+        column = tracked.column(given) if isinstance(given, str) else given
         ordered = column.asc() if descends else column.desc()
         if dialect == "postgresql" and getattr(column, "nullable", True):
             # Where NULL is the highest; elsewhere it is the lowest.
