@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect, Engine
 
 from .protocol.stamps import RisingClock
+from .readings import fetch
 from .tracking import Group, Values
 
 log = logging.getLogger(__name__)
@@ -478,12 +479,13 @@ def _rows(
     if len(keys) == 1:
         (key,) = keys
         named = {f"k{i}": value for i, value in enumerate(key)}
-        rows = connection.execute(statements.one, named)
+        rows = fetch(connection, statements.one, named, keys=statements.keys)
     else:
         values = [key[0] if len(key) == 1 else key for key in keys]
-        rows = connection.execute(statements.many, {"keys": values})
+        given = {"keys": values}
+        rows = fetch(connection, statements.many, given, keys=statements.keys)
     names = (*statements.columns, *group.source.primary_key)
-    for *read, stamp in rows.fetchall():
+    for *read, stamp in rows:
         found = dict(zip(names, read, strict=True))
         key = tuple(read[len(statements.columns) :])
         yield key, (found, None if stamp is None else int(stamp))

@@ -11,7 +11,7 @@ shows one moment, and what changes after it is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection
 from . import conditions
 from .errors import Unavailable
 from .failures import Failure
+from .readings import fetch_piecemeal, is_of_a_value
 from .rooms import Room
 from .tracking import Tracked, Values
 
@@ -121,20 +122,34 @@ class _Reading:
         """
         tracked = self._tracked
         wanted = limit if tracked.selects else tracked.latest + 1
-        found: list[Values] = []
-        looked_at = 0
         with self._connect() as connection:
             statement = self._statement(connection).limit(limit)
             options = {"yield_per": _STREAMED}
-            with connection.execute(statement, execution_options=options) as result:
-                for each in result:
-                    looked_at += 1
-                    row = dict(zip(self._names, each, strict=True))
-                    if tracked.may_be_in(self._room, self._name, row):
-                        found.append(row)
-                        if len(found) == wanted:
-                            break
+            try:
+                with connection.execute(statement, execution_options=options) as result:
+                    found, looked_at = self._kept(result, wanted)
+            except Exception as error:
+                if not is_of_a_value(error):
+                    raise
+                keys = [tracked.source.columns[name] for name in tracked.primary_key]
+                whole = fetch_piecemeal(connection, statement, keys=keys)
+                found, looked_at = self._kept(whole, wanted)
         return found, looked_at < limit and len(found) < wanted
+
+    def _kept(
+        self, result: Iterable[Sequence[Any]], wanted: int
+    ) -> tuple[list[Values], int]:
+        """Return rows that may be in the room, and how many were looked at for them."""
+        found: list[Values] = []
+        looked_at = 0
+        for each in result:
+            looked_at += 1
+            row = dict(zip(self._names, each, strict=True))
+            if self._tracked.may_be_in(self._room, self._name, row):
+                found.append(row)
+                if len(found) == wanted:
+                    break
+        return found, looked_at
 
     def is_in(self, row: Values) -> bool:
         """Ask the declaration's functions whether a row is in the room, once a row."""

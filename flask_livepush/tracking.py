@@ -27,6 +27,7 @@ from .failures import Failure, Failures, What
 from .protocol.batch import Batch
 from .protocol.encoding import encode, plain
 from .protocol.publication import Draft
+from .readings import Unreadable, UnreadableValue
 from .rooms import Room
 from .sources import DISCRIMINATOR, NoPath, Path, Source, find_path
 
@@ -60,9 +61,13 @@ class Row:
     def __getattr__(self, name: str) -> Any:
         values: Values = object.__getattribute__(self, "_values")
         try:
-            return values[name]
+            value = values[name]
         except KeyError:
             model = object.__getattribute__(self, "_model")
+        else:
+            if type(value) is Unreadable:
+                raise value.error
+            return value
         found = inspect.getattr_static(model, name, None)
         getter = getter_of(model, name)
         if getter is not None:
@@ -440,7 +445,10 @@ class Tracked:
         found = {}
         for name, field in self.fields.items():
             try:
-                found[name] = plain(self._field(name, field, values, row))
+                value = self._field(name, field, values, row)
+                if isinstance(value, Unreadable):
+                    raise value.error
+                found[name] = plain(value)
             except Exception as error:  # noqa: BLE001
                 if name == self.key:
                     self._note_key(error)
@@ -892,7 +900,9 @@ def _problem(error: Exception) -> str:
     """Say why a value can't be sent, without the value."""
     if isinstance(error, EncodingError):
         return error.problem
-    return f"can't be read or converted ({type(error).__name__})."
+    if isinstance(error, UnreadableValue):
+        return f"can't be read: {error}. Mend it in the database, or the column's type."
+    return f"can't be converted ({type(error).__name__})."
 
 
 class Group:
