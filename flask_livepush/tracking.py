@@ -23,7 +23,7 @@ from sqlalchemy.orm import Mapper, RelationshipProperty
 from sqlalchemy.sql import operators
 
 from .errors import ConfigError, EncodingError, UsageError
-from .failures import Failure, Failures, What
+from .failures import Failure, Failures, What, place_of
 from .protocol.batch import Batch
 from .protocol.encoding import encode, plain
 from .protocol.publication import Draft
@@ -299,16 +299,15 @@ class Tracked:
     def push(self, change: Change, to: Batch) -> None:
         """Hand over what one commit did to one row, as its rooms are to see it.
 
-        Functions of the application run in here. One that raises is logged, and the
-        rooms of the row are told to read the kind anew.
+        Functions of the application run in here. One that raises is noted: the row is
+        sent without a field of it, and where it says in which rooms a row is, those
+        that may hold it are told to read the kind anew.
         """
         try:
             old = self._names(change.before)
             new = self._names(change.after)
-        except Exception as error:
-            log.exception(
-                "The rooms of a changed %s are not known: %s", self.name, error
-            )
+        except Exception as error:  # noqa: BLE001
+            self._note_rooms(error)
             self.invalidate_everywhere(to)
             return
         if old == new and not self._concerns(change):
@@ -319,8 +318,14 @@ class Tracked:
             return
         try:
             self._push(change, old, new, to)
-        except Exception as error:
-            log.exception("A changed %s can't be pushed: %s", self.name, error)
+        except Exception as error:  # noqa: BLE001
+            self._note(
+                f"push {place_of(error)}",
+                f"A changed {self.name} can't be pushed ({type(error).__name__}); its "
+                "rooms are told to read anew.",
+                what="other",
+                error=error,
+            )
             for room in old | new:
                 to.invalidate(room, self.kind)
 
@@ -379,8 +384,8 @@ class Tracked:
             isinstance(name, str) for name in several
         ):
             raise _FunctionRaised(
-                f"rooms= of {self.name} returned {names!r}; it must return a room's "
-                "name, several, or None"
+                f"rooms= of {self.name} returned {type(names).__name__}; it must "
+                "return a room's name, several, or None"
             )
         for name in several:
             if not self.knows(name) and not self._warned:
@@ -477,6 +482,16 @@ class Tracked:
             error=error.__cause__ if isinstance(error, _FunctionRaised) else None,
         )
 
+    def _note_rooms(self, error: Exception) -> None:
+        told = error if isinstance(error, _FunctionRaised) else type(error).__name__
+        self._note(
+            f"rooms {place_of(error.__cause__ or error)}",
+            f"The rooms of a changed {self.name} are not known: {told}. All that may "
+            "hold it are told to read anew.",
+            what="other",
+            error=error,
+        )
+
     def _note(
         self, place: str, reason: str, *, what: What, error: BaseException | None = None
     ) -> None:
@@ -527,8 +542,8 @@ class Tracked:
         """Tell the rooms of a row with these values to read its kind anew."""
         try:
             names = self._names(values)
-        except Exception as error:
-            log.exception("The rooms of a %s are not known: %s", self.name, error)
+        except Exception as error:  # noqa: BLE001
+            self._note_rooms(error)
             self.invalidate_everywhere(to)
             return
         for name in names:
