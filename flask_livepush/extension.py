@@ -525,6 +525,11 @@ class LivePush:
         def find() -> Room:
             room = self._rooms.of_pattern(given)
             if room is None:
+                if self._rooms.find(given) is not None:
+                    raise UsageError(
+                        f"@livepush.page({given!r}): it is the name of one room, and "
+                        f"no pattern; write @livepush.page(lambda: {given!r})."
+                    )
                 known = ", ".join(repr(p) for p in self._rooms.patterns())
                 raise UsageError(
                     f"@livepush.page({given!r}): no room has this pattern; declare it "
@@ -575,6 +580,11 @@ class LivePush:
             return PushChanges(self._scope, self._may_tell)(target)
         if target is None and not declaration:
             return PushChanges(self._scope, self._may_tell)
+        if target is None:
+            raise ConfigError(
+                f"push_changes({', '.join(f'{name}=…' for name in declaration)}): say "
+                "of which model, as push_changes(Model, rooms=…, fields=…)."
+            )
         tracked = self._live_models().declare(target, **declaration)
         return PushChanges(
             lambda: self._live_models().scope((tracked,)), self._may_tell

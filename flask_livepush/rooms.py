@@ -226,7 +226,11 @@ class Pattern:
         if set(values) != set(self.variables):
             wanted = ", ".join(self.variables) or "no value"
             given = ", ".join(values) or "none"
-            raise UsageError(f"The room {self.text!r} takes {wanted}; given: {given}.")
+            call = ", ".join(f"{name}=…" for name in self.variables)
+            raise UsageError(
+                f"The room {self.text!r} takes {wanted}; given: {given}. Build its "
+                f"name with Room.name({call})."
+            )
         try:
             name = check_room_name(self._rebuild(values))
         except (*_CONVERTER_ERRORS, InvalidRoom):

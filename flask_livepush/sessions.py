@@ -334,9 +334,14 @@ def _opener(target: Any) -> Callable[[], Session]:
         return target
     if isinstance(target, Session):
         return sessionmaker(class_=type(target), bind=target.bind)
+    more = ""
+    if isinstance(target, (Engine, Connection)):
+        more = " Of an engine: make = sessionmaker(engine); livepush.watch(make)."
+    elif isinstance(getattr(target, "session", None), scoped_session):
+        more = " db.session of Flask-SQLAlchemy is followed by itself."
     raise UsageError(
         f"livepush.watch() can't watch {target!r}; give it a Session, a sessionmaker "
-        "or a scoped_session."
+        f"or a scoped_session.{more}"
     )
 
 

@@ -7,6 +7,7 @@ to one row it says what is pushed. When commits happen, and to which rows, is
 
 from __future__ import annotations
 
+import difflib
 import dis
 import inspect
 import logging
@@ -19,7 +20,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import Mapper, RelationshipProperty
+from sqlalchemy.orm import Mapper, QueryableAttribute, RelationshipProperty
 from sqlalchemy.sql import operators
 
 from .errors import ConfigError, EncodingError, UsageError
@@ -616,7 +617,30 @@ class Tracked:
             f"track() of {self.name}: {what} {name!r} is no column of it; its columns "
             f"are {', '.join(self._columns)}."
             + (" Name the one that clients know a row by with key=." * (what == "key"))
+            + self._instead_of(name, what)
         )
+
+    def _instead_of(self, name: object, what: str) -> str:
+        """Say what may have been meant where a column is expected."""
+        if isinstance(name, QueryableAttribute):
+            return f" Write its name, {name.key!r}."
+        if not isinstance(name, str):
+            return ""
+        found = inspect.getattr_static(self.model, name, None)
+        # Not found.property, which needs all models to be there already.
+        step = getattr(getattr(found, "comparator", None), "prop", None)
+        if isinstance(step, RelationshipProperty):
+            remedy = " It is a relationship; name the column of its foreign key"
+            if "field" in what:
+                remedy += (
+                    ", or a path to a column of the related row, as "
+                    f"fields={{{name!r}: '{name}.name'}}"
+                )
+            return f"{remedy}."
+        if inspect.isfunction(found) and "field" in what:
+            return f" It is a method: fields={{{name!r}: lambda row: row.{name}()}}."
+        near = difflib.get_close_matches(name, self._columns, 1)
+        return f" Did you mean {near[0]!r}?" if near else ""
 
     def _text_column(self, name: object, what: str) -> str:
         """Return a column that JSON can hold, as far as its type says."""
@@ -662,7 +686,8 @@ class Tracked:
                 if not isinstance(room, Room):
                     raise ConfigError(
                         f"track() of {self.name}: {room!r} in rooms= is no Room; "
-                        "livepush.room(pattern) returns one."
+                        "give what @livepush.room(pattern) made of the rule, by its "
+                        "name."
                     )
                 for variable in room.pattern.variables:
                     if variable not in self._columns:
@@ -674,10 +699,16 @@ class Tracked:
                         )
                     self._check_text(room, variable)
             return tuple(rooms), None
+        if getattr(rooms, "__qualname__", "") == "LivePush.room.<locals>.decorate":
+            raise ConfigError(
+                f"track() of {self.name}: rooms= is livepush.room(pattern) without a "
+                "rule; decorate the function that says who may join, and give that."
+            )
         if callable(rooms):
             return (), rooms
         raise ConfigError(
-            f"track() of {self.name}: rooms={rooms!r} must be a Room, several, or a "
+            f"track() of {self.name}: rooms={rooms!r} must be a Room (what "
+            "@livepush.room(pattern) made of the rule, by its name), several, or a "
             "callable."
         )
 
@@ -866,6 +897,7 @@ class Tracked:
         if not isinstance(name, str):
             raise ConfigError(
                 f"track() of {self.name}: the field {name!r} must be a text."
+                f"{self._instead_of(name, what)}"
             )
         if field in _CONVERSIONS:
             self._column(name, "field")

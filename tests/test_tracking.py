@@ -6,7 +6,7 @@ import enum
 import json
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
-from flask_livepush import ConfigError, signals
+from flask_livepush import ConfigError, UsageError, signals
 from tests.support.following import (
     World,
     broker_of,
@@ -1090,3 +1090,123 @@ def test_refuses_a_room_whose_variable_is_no_column(world: World) -> None:
 def test_refuses_what_is_no_model(world: World) -> None:
     with pytest.raises(ConfigError, match="no model"):
         world.livepush.track(rooms=world.room("all"), fields=("id",))(int)
+
+
+@pytest.mark.parametrize(
+    ("fields", "remedy"),
+    [
+        (("id", "author"), r"a relationship; .* fields=\{'author': 'author.name'\}"),
+        ({"by": "author"}, r"a relationship; name the column of its foreign key, or"),
+        (("id", "excerpt"), r"a method: fields=\{'excerpt': lambda row: row.excerpt"),
+        (("id", "bdoy"), "Did you mean 'body'"),
+        (("id", 5), "must be a text|no column"),
+    ],
+)
+def test_says_what_may_have_been_meant(world: World, fields: Any, remedy: str) -> None:
+    """Bug: of a relationship and a method it said to name them in columns=."""
+
+    class Post(world.Base):  # type: ignore[misc, name-defined]
+        __tablename__ = "post"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        author_id: Mapped[int] = mapped_column(sa.ForeignKey("person.id"))
+        # Not mapped yet, as in a module that is imported later.
+        author: Mapped[Any] = relationship("Person")
+        body: Mapped[str]
+
+        def excerpt(self) -> str:
+            return self.body[:10]
+
+    with pytest.raises(ConfigError, match=remedy):
+        world.livepush.track(rooms=world.room("all"), fields=fields)(Post)
+
+
+def test_says_how_a_room_is_given(world: World) -> None:
+    model = item(world)
+    for rooms, remedy in (
+        ("all", "by its name"),
+        (["all"], "by its name"),
+        (world.livepush.room("all"), "without a rule"),
+    ):
+        with pytest.raises(ConfigError, match=remedy):
+            world.livepush.track(rooms=rooms, fields=("id",))(model)
+    with pytest.raises(ConfigError, match="of which model"):
+        world.livepush.push_changes(rooms=world.room("all"), fields=("id",))
+    with pytest.raises(UsageError, match="sessionmaker\\(engine\\)"):
+        world.livepush.watch(world.engine)
+
+
+def test_refuses_types_none_of_whose_values_can_be_sent(world: World) -> None:
+    """Bug: they were accepted, and the first row took the room down."""
+    for kind, remedy in (
+        (sa.PickleType, "pickled objects"),
+        (sa.ARRAY(sa.LargeBinary), r"\[base64.*for x in row\.x\]"),
+        (sa.dialects.postgresql.INT4RANGE, r"\[row\.x\.lower"),
+        (sa.dialects.postgresql.TSTZMULTIRANGE, "for x in row"),
+        (mysql.SET("a", "b"), r"sorted\(row\.x\)"),
+    ):
+        model = type(
+            "Odd",
+            (sa.orm.DeclarativeBase,),
+            {},
+        )
+        table = type(
+            "Odd",
+            (model,),
+            {
+                "__tablename__": "odd",
+                "id": mapped_column(sa.Integer, primary_key=True),
+                "x": mapped_column(kind),
+            },
+        )
+        track = world.livepush.track(rooms=world_room(world), fields=("id", "x"))
+        with pytest.raises(ConfigError, match=remedy):
+            track(table)
+
+
+def world_room(world: World) -> Any:
+    return world.livepush._rooms.of_pattern("all") or world.room("all")
+
+
+def test_refuses_a_key_none_of_whose_values_can_be_sent(world: World) -> None:
+    class Thing(world.Base):  # type: ignore[misc, name-defined]
+        __tablename__ = "thing"
+        id: Mapped[bytes] = mapped_column(sa.LargeBinary(16), primary_key=True)
+
+    with pytest.raises(ConfigError, match="the key 'id' holds bytes"):
+        world.livepush.track(rooms=world.room("all"), fields=())(Thing)
+
+
+def test_sends_times_durations_and_addresses_as_text(database_url: str) -> None:
+    with closing(World(database_url)) as world:
+        is_postgres = world.engine.dialect.name == "postgresql"
+
+        class Thing(world.Base):  # type: ignore[misc, name-defined]
+            __tablename__ = "thing"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            at: Mapped[Any] = mapped_column(sa.Time)
+            lasts: Mapped[Any] = mapped_column(sa.Interval)
+            address: Mapped[Any] = mapped_column(
+                sa.dialects.postgresql.INET if is_postgres else sa.String(50)
+            )
+            net: Mapped[Any] = mapped_column(
+                sa.dialects.postgresql.CIDR if is_postgres else sa.String(50)
+            )
+
+        fields = ("id", "at", "lasts", "address", "net")
+        world.livepush.track(rooms=world.room("all"), fields=fields)(Thing)
+        world.create_tables()
+        screen = world.screen("all")
+        add(
+            world,
+            Thing(
+                id=1,
+                at=time(9, 30),
+                lasts=timedelta(days=1, minutes=5),
+                address="10.0.0.1",
+                net="10.0.0.0/8",
+            ),
+        )
+        row = {"id": 1, "at": "09:30:00", "lasts": "P1DT5M"}
+        row |= {"address": "10.0.0.1", "net": "10.0.0.0/8"}
+        assert screen.follow() == [("thing.created", row)]
+        screen.check()
