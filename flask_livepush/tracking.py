@@ -207,9 +207,13 @@ class Tracked:
         self.of, self.select = self._checked_of(of, snapshot)
         self.latest = self._checked_latest(latest)
         self._read_by_callables = self._checked_columns(columns, rooms, fields)
+        self._properties: list[Field] = []
         self.fields = self._checked_fields(fields)
         #: Whether functions of the application are called, which may query.
-        self.calls = bool(self.selects or self._functions(self.fields))
+        self.calls = self.selects or any(
+            callable(f) and f not in (*_CONVERSIONS, *self._properties)
+            for f in self.fields.values()
+        )
         self.order = self._checked_order(order_by)
         self._labels = [f"{encode(name)}:" for name in self.fields]
         variables = {v for room in self.rooms for v in room.pattern.variables}
@@ -794,6 +798,7 @@ class Tracked:
             return _got(getter, row)
 
         read_property.__qualname__ = f"{self.name}.{name}"
+        self._properties.append(read_property)
         return read_property
 
 
