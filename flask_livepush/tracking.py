@@ -154,9 +154,11 @@ class Tracked:
         kind: The model's name on the wire; by default its own in snake case.
         key: The primary key or a unique column, by which clients know a row.
         when: Given the row, whether it is in its rooms at all.
-        latest: How many rows a snapshot has, the last ones by ``order_by``.
-        order_by: What sorts a snapshot: names of columns ("-name" descending), or
-            expressions; the primary key by default, and among equal rows.
+        latest: How many rows a snapshot has, the newest by ``order_by``.
+        order_by: What sorts rows: names of columns ("-name" for newest first), or
+            expressions; the primary key by default, and among equal rows. As in the
+            client's stores, the last rows are the newest, or the first where the first
+            that is given descends.
         columns: The names of the columns that callables read.
         of: With a callable for rooms, the Rooms in which it may put rows.
         snapshot: With a callable for rooms, a function that is given the values of one
@@ -639,7 +641,7 @@ class Tracked:
         return tuple(of), snapshot
 
     def _checked_order(self, order_by: Any) -> tuple[tuple[Any, bool], ...]:
-        """Return what sorts a snapshot, each with whether it descends."""
+        """Return what sorts rows, the newest first, each with whether it descends."""
         several = order_by if isinstance(order_by, (tuple, list)) else [order_by]
         if order_by is None:
             several = []
@@ -670,20 +672,11 @@ class Tracked:
             ):
                 given = given.element
             order.append((given, descends))
-        if order and order[0][1] and self._is_time(order[0][0]):
-            log.warning(
-                "track() of %s: with order_by=%r a snapshot has the oldest rows, as it "
-                "has the last of that order; for the newest leave the '-' or .desc() "
-                "out.",
-                self.name,
-                order_by if isinstance(order_by, str) else str(order[0][0]),
-            )
-        return (*order, *((name, False) for name in self.primary_key))
-
-    def _is_time(self, sorted_by: Any) -> bool:
-        if isinstance(sorted_by, str):
-            sorted_by = self._columns[sorted_by]
-        return isinstance(sorted_by.type, (sa.DateTime, sa.Date))
+        first_descends = bool(order) and order[0][1]
+        return (
+            *((given, descends is first_descends) for given, descends in order),
+            *((name, True) for name in self.primary_key),
+        )
 
     def _warn_of_keys_without_order(self) -> None:
         named = {v for room in self.rooms for v in room.pattern.variables}
