@@ -37,6 +37,13 @@ class Level(enum.IntEnum):
     HIGH = 2
 
 
+class Size(enum.Enum):
+    """Not of numbers, but with them."""
+
+    SMALL = 1
+    LARGE = 2
+
+
 ONE, TWO = uuid.UUID(int=0xABCDEF), uuid.UUID(int=0xFEDCBA)
 
 
@@ -160,6 +167,9 @@ CASES: dict[str, Case] = {
         "x:<int:v>",
         {Level.LOW: "x:1", Level.HIGH: "x:2"},
         ("x:3",),
+    ),
+    "an Enum with numbers": Case(
+        sa.Enum(Size, name="size"), "x:<int:v>", {Size.SMALL: "x:1", Size.LARGE: "x:2"}
     ),
     "an Enum by a converter of the application's": Case(
         sa.Enum(Color, name="named"),
