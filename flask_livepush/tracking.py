@@ -682,7 +682,7 @@ class Tracked:
         named = {v for room in self.rooms for v in room.pattern.variables}
         for name in self.primary_key:
             kind = self._columns[name].type
-            if name not in named and not isinstance(kind, _ORDERED):
+            if name not in named and _is_random(kind):
                 log.warning(
                     "track() of %s: the primary key %r is a %s, by which a later row "
                     "is not the higher one; where a room has more than latest=%d rows, "
@@ -832,8 +832,16 @@ def _reads_of_first(function: Callable[..., Any]) -> set[str]:
     return found
 
 
-# Primary keys by which a later row mostly is the higher one.
-_ORDERED = (sa.Integer, sa.Numeric, sa.Float, sa.Date, sa.DateTime)
+def _is_random(kind: Any) -> bool:
+    """Say whether a key's type is one of which a later row need not have more."""
+    while isinstance(kind, sa.types.TypeDecorator):
+        kind = kind.impl
+    # Of an Enum there are few rows.
+    return isinstance(kind, (sa.Uuid, sa.String, sa.LargeBinary)) and not isinstance(
+        kind, sa.Enum
+    )
+
+
 _NO_TEXT = (sa.JSON, sa.ARRAY, sa.PickleType, sa.LargeBinary)
 
 
