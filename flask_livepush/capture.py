@@ -7,18 +7,26 @@ the transaction has ended. One list, cleared on commit and rollback, is wrong in
 of random programs: SQLAlchemy also announces a commit when a SAVEPOINT is released, and
 no rollback when a session is closed.
 
+A flush says which rows it has written. What they have become is read once, as late as
+their locks allow: just before COMMIT is sent. What lies in several tables no lock of a
+row holds still; it is read after the commit.
+
+That a transaction is committed is known by itself: COMMIT was sent, and neither an
+error nor an interruption came. Listeners of others, which may raise, are not asked;
+ours are called before them.
+
 The hooks run in the thread of whoever uses the session. No exception of theirs may
 reach it: what they can't find out is told to the rooms as ``<kind>.invalidated``. The
-one exception is an error with which the database has ended the transaction.
+one exception is an error of the database that the application's own next statement
+would have met.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
@@ -26,7 +34,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine, ExceptionContext
+from sqlalchemy.engine import (
+    Connection,
+    Dialect,
+    ExceptionContext,
+)
 from sqlalchemy.orm import (
     Mapper,
     ORMExecuteState,
@@ -35,22 +47,21 @@ from sqlalchemy.orm import (
     SessionTransactionOrigin,
     object_session,
 )
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.dml import UpdateBase
 
+from . import statements
+from .commits import Commits, Frame, Note
 from .emitter import Emitter
 from .failures import Failure, Failures
-from .flushes import Flush, Group, Op, RowId
+from .flushes import Flush
 from .protocol.batch import Batch
 from .protocol.publication import Position
-from .rows import Rows, ends_transaction
+from .rows import Rows, ends_transaction, is_application_s
 from .sessions import refusal
-from .statements import rooms_of_delete, rooms_of_insert, rooms_of_update
-from .tracking import Change, Tracked, Tracking, by_model
+from .tracking import Group, Tracked, Tracking
 
 log = logging.getLogger(__name__)
-
-# What a transaction may hold in memory until its commit. A screen is better off reading
-# anew than being sent that many rows.
-_MAX_ENTRIES = 10_000
 
 _SQLITE_SAVEPOINTS = (
     "A SAVEPOINT was made on an SQLite connection whose driver does not begin a "
@@ -69,66 +80,34 @@ class Scope:
         positions: Where the rooms stand that its commits were pushed to.
     """
 
-    tracked: Group = ()
+    tracked: tuple[Tracked, ...] = ()
     positions: dict[str, Position] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Something to be pushed after a commit that is no change of a row.
-
-    Args:
-        batch: What is added to the batch of the commit.
-        on_close: Whether it is pushed too when a transaction that has written nothing
-            is closed, neither committed nor rolled back.
-        of_rows: Whether it stands for changed rows, and is pushed only when those are.
-    """
-
-    batch: Batch
-    on_close: bool = True
-    of_rows: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Frame:
-    """A root or nested transaction, and what was flushed in it."""
-
-    transaction: SessionTransaction | None
-    entries: list[Op | Note] = field(default_factory=list)
-    committed: bool = False
-    wrote: bool = False
-
-    def add(self, ops: Sequence[Op | Note]) -> None:
-        """Add what was flushed; too much of it becomes one request to read anew."""
-        self.entries.extend(ops)
-        if len(self.entries) > _MAX_ENTRIES:
-            large = dict.fromkeys(
-                t for e in self.entries if isinstance(e, Op) for t in e.tracked
-            )
-            notes = [e for e in self.entries if isinstance(e, Note)]
-            self.entries = [*notes, *(_bulk(t, None) for t in large)]
 
 
 @dataclass(slots=True, eq=False)
 class _State:
     """What we know of one session."""
 
-    frames: list[_Frame] = field(default_factory=list)
+    session: weakref.ref[Session]
+    frames: list[Frame] = field(default_factory=list)
     # Noted between transactions, by a statement that is about to begin one.
-    early: _Frame = field(default_factory=lambda: _Frame(None))
+    early: Frame = field(default_factory=lambda: Frame(None))
     flush: Flush | None = None
+    statement: Flush | None = None  # one on rows whose keys the application gives
     connections: list[Connection] = field(default_factory=list)
-    vetted: int = 0  # how many of them have been looked at
+    wrote: set[Connection] = field(default_factory=set)
+    vetted: int = 0  # how many of the connections have been looked at
     committing: bool = False
     since: float | None = None  # before the root is committed
     rolled_back: bool = False
     aborted: bool = False
     lost: bool = False
+    refused_commit: bool = False  # the database answered COMMIT with an error
     undone: bool = False  # by the database, on an error: some of it, or all
     refused: bool = False
 
     @property
-    def top(self) -> _Frame:
+    def top(self) -> Frame:
         return self.frames[-1] if self.frames else self.early
 
 
@@ -140,25 +119,18 @@ def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
         try:
             hook(self, *args)
         except Exception as error:
-            if ends_transaction(error):
+            if is_application_s(error):
                 raise
-            log.exception("Following a database session failed in %s", hook.__name__)
-            session = _session_of(args)
-            if session is not None:
-                self._fail(session)
+            self._failed(hook.__name__, error, _session_of(args))
             if hook.__name__ in ("_on_after_commit", "_on_end"):
-                self._push([_bulk(t, None) for t in self._tracking.all()])
+                self._abandon(self._tracking.all())
 
     return guarded
 
 
 def _session_of(args: tuple[Any, ...]) -> Session | None:
     """Return the session that an event is about, whatever the event's arguments."""
-    if isinstance(args[0], Session):
-        return args[0]
-    if isinstance(args[0], ORMExecuteState):
-        return args[0].session
-    return object_session(args[-1])
+    return args[0] if isinstance(args[0], Session) else object_session(args[-1])
 
 
 class Capture:
@@ -187,17 +159,18 @@ class Capture:
         apart: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self._tracking = tracking
-        self._apart = apart
-        self._failures = failures
         self._emitter = emitter
         self._may_push = may_push
         self._rows = rows
+        self._commits = Commits(rows, failures=failures, apart=apart)
         self._now = now
-        # Guards the two sets of models.
-        self._listening = threading.Lock()
+        self._failures = failures
         self._listened: set[type] = set()
-        self._unlistened: set[type] = set()
-        self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+        # Not engines: of one there may be a variant for each request.
+        self._dialects: weakref.WeakSet[Dialect] = weakref.WeakSet()
+        self._following: weakref.WeakKeyDictionary[Connection, _State] = (
+            weakref.WeakKeyDictionary()
+        )
         # Of the running thread, greenlet or task.
         self._scopes: ContextVar[tuple[Scope, ...]] = ContextVar("scopes", default=())
         self._suppressed: ContextVar[bool] = ContextVar("suppressed", default=False)
@@ -208,42 +181,32 @@ class Capture:
     # -- what the extension calls ----------------------------------------------------
 
     def follow(self, target: Any) -> None:
-        """Follow a session, or all of a sessionmaker, scoped session or class."""
+        """Follow a session, or all of a sessionmaker, scoped session or class.
+
+        Listeners of others may raise, and those after them are not called then; so
+        ours come first where something ends.
+        """
         event.listen(target, "after_transaction_create", self._on_create)
-        event.listen(target, "after_transaction_end", self._on_end)
         event.listen(target, "after_begin", self._on_begin)
         event.listen(target, "before_flush", self._on_before_flush)
         event.listen(target, "after_flush", self._on_after_flush)
         event.listen(target, "before_commit", self._on_before_commit)
-        event.listen(target, "after_commit", self._on_after_commit)
-        event.listen(target, "after_rollback", self._on_after_rollback)
         event.listen(target, "do_orm_execute", self._on_execute)
+        event.listen(target, "after_commit", self._on_after_commit, insert=True)
+        event.listen(target, "after_rollback", self._on_after_rollback, insert=True)
+        event.listen(target, "after_transaction_end", self._on_end, insert=True)
 
     def listen_to(self, tracked: Tracked) -> None:
-        """Take notice of flushed objects of a model, from the next flush on."""
-        with self._listening:
-            if tracked.model not in self._listened:
-                self._unlistened.add(tracked.model)
-
-    def _listen(self) -> None:
-        # Not when a model is declared: listeners are called in the order in which they
-        # came, and what the application's own before_update sets must be seen.
-        if not self._unlistened:
+        """Take notice of flushed objects of a model, from now on."""
+        model = tracked.model
+        if model in self._listened:
             return
-        with self._listening:
-            for model in self._unlistened:
-                event.listen(model, "after_insert", self._on_insert, propagate=True)
-                event.listen(
-                    model, "before_update", self._on_before_update, propagate=True
-                )
-                event.listen(model, "after_update", self._on_update, propagate=True)
-                event.listen(
-                    model, "before_delete", self._on_before_delete, propagate=True
-                )
-                event.listen(model, "after_delete", self._on_delete, propagate=True)
-            self._listened |= self._unlistened
-            # Emptied last: another thread's flush must not begin without them.
-            self._unlistened.clear()
+        self._listened.add(model)
+        event.listen(model, "after_insert", self._on_insert, propagate=True)
+        event.listen(model, "before_update", self._on_before_update, propagate=True)
+        event.listen(model, "after_update", self._on_update, propagate=True)
+        event.listen(model, "before_delete", self._on_before_delete, propagate=True)
+        event.listen(model, "after_delete", self._on_delete, propagate=True)
 
     @contextmanager
     def scope(self, scope: Scope) -> Iterator[Scope]:
@@ -284,7 +247,7 @@ class Capture:
             if session is None or state is None or not state.frames:
                 continue
             if wait or _has_written(session, state):
-                state.top.entries.append(note)
+                state.top.notes.append(note)
                 return True
         return False
 
@@ -300,7 +263,7 @@ class Capture:
     def _state(self, session: Session) -> _State:
         state: _State | None = session.info.get(self)
         if state is None:
-            state = session.info[self] = _State()
+            state = session.info[self] = _State(weakref.ref(session))
         return state
 
     @_guarded
@@ -316,10 +279,10 @@ class Capture:
     ) -> None:
         if state.frames and state.frames[-1].transaction is transaction:
             return  # followed twice, as a class and as its sessionmaker
-        frame = _Frame(transaction)
+        frame = Frame(transaction)
         if not state.frames:
-            frame.entries, frame.wrote = state.early.entries, state.early.wrote
-            state.early = _Frame(None)
+            frame.include(state.early)
+            state.early = Frame(None)
             self._open.set((*self._open.get(), weakref.ref(session)))
         state.frames.append(frame)
 
@@ -339,16 +302,22 @@ class Capture:
         self, session: Session, transaction: SessionTransaction, connection: Connection
     ) -> None:
         # In every transaction, also those that only read: no more than this.
-        self._state(session).connections.append(connection)
+        state = self._state(session)
+        state.connections.append(connection)
+        self._following[connection] = state
+        if connection.dialect not in self._dialects:
+            self._listen_to(connection.dialect)
+
+    def _listen_to(self, dialect: Dialect) -> None:
+        self._dialects.add(dialect)
+        event.listen(dialect, "handle_error", self._on_engine_error)
+        event.listen(dialect, "do_execute", self._on_cursor)
+        event.listen(dialect, "do_executemany", self._on_cursor)
 
     def _vet(self, state: _State) -> None:
         """Look at the connections of a transaction that writes."""
         new, state.vetted = state.connections[state.vetted :], len(state.connections)
         for connection in new:
-            engine = connection.engine
-            if engine not in self._engines:
-                self._engines.add(engine)
-                event.listen(engine, "handle_error", self._on_engine_error)
             problem = refusal(connection)
             if problem is not None:
                 state.refused = True
@@ -361,27 +330,36 @@ class Capture:
             self._tell_once(_SQLITE_SAVEPOINTS)
 
     def _on_engine_error(self, context: ExceptionContext) -> None:
-        undone = ends_transaction(context.original_exception)
-        if not (context.is_disconnect or undone):
+        if context.connection is None:
             return
-        for reference in self._open.get():
-            session = reference()
-            state = None if session is None else session.info.get(self)
-            if state is not None and context.connection in state.connections:
-                state.lost |= context.is_disconnect
-                state.undone |= undone
+        state = self._following.get(context.connection)
+        if state is None:
+            return
+        # An interruption is taken for a lost connection, as nobody knows what was done.
+        state.lost |= context.is_disconnect
+        state.undone |= ends_transaction(context.original_exception)
+        if state.committing and context.statement is None:
+            state.refused_commit |= not context.is_disconnect
 
     @_guarded
     def _on_before_commit(self, session: Session) -> None:
         state = self._state(session)
-        if session.get_nested_transaction() is None:
-            state.committing = True
-            # Here, and not when it has ended: between the two this thread may stand
-            # still for as long as it takes to lose a broker's memory of newer versions.
-            state.since = self._now()
-            # What is still to be flushed would raise on an aborted transaction.
-            if state.top.entries:
-                state.aborted = any(_is_aborted(c) for c in state.connections)
+        if session.get_nested_transaction() is not None:
+            return
+        state.committing = True
+        # Here, and not when it has ended: between the two this thread may stand
+        # still for as long as it takes to lose a broker's memory of newer versions.
+        state.since = self._now()
+        # What is still to be flushed would raise on an aborted transaction.
+        if not state.top.is_empty:
+            state.aborted = any(_is_aborted(c) for c in state.connections)
+        if not (session.new or session.dirty or session.deleted):
+            self._read(state)
+
+    def _read(self, state: _State) -> None:
+        """Read what was written; nothing more is flushed, as far as that is known."""
+        if state.top.ops and not (state.aborted or state.refused):
+            self._commits.read(state.top)
 
     @_guarded
     def _on_after_commit(self, session: Session) -> None:
@@ -408,43 +386,52 @@ class Capture:
         del state.frames[depth:]
         if depth > 0:
             if frame.committed:
-                state.frames[-1].add(frame.entries)
-                state.frames[-1].wrote |= frame.wrote
+                state.frames[-1].include(frame)
             state.flush = None  # had it been under way, it has failed
             return
         del session.info[self]
+        for connection in state.connections:
+            self._following.pop(connection, None)
         self._open.set(tuple(r for r in self._open.get() if r() not in (None, session)))
-        if frame.entries:
+        if not frame.is_empty:
             self._ended(state, frame)
 
-    def _ended(self, state: _State, frame: _Frame) -> None:
+    def _ended(self, state: _State, frame: Frame) -> None:
         self._vet(state)
         if state.refused:
-            frame.entries = [
-                e for e in frame.entries if isinstance(e, Note) and not e.of_rows
-            ]
+            frame.ops.clear()
+            frame.stale.clear()
+            frame.notes = [note for note in frame.notes if not note.of_rows]
         if frame.committed and state.aborted:
             log.warning(
                 "A transaction was committed after an error that the application "
                 "swallowed; the database has rolled it back, and nothing is pushed"
             )
         elif frame.committed:
-            self._push(frame.entries, since=state.since, undone=state.undone)
-        elif state.committing and state.flush is None and _is_uncertain(state):
+            self._push(frame, since=state.since, undone=state.undone)
+        elif _is_uncertain(state):
             log.warning(
                 "A COMMIT was not answered; the rooms concerned are told to read anew"
             )
-            self._push(frame.entries, uncertain=True)
+            self._push(frame, uncertain=True)
         elif not (state.rolled_back or frame.wrote or state.committing):
             # It was read in, and closed: nothing was undone.
-            notes = (e for e in frame.entries if isinstance(e, Note))
-            self._push(note for note in notes if note.on_close)
+            notes = [note for note in frame.notes if note.on_close]
+            self._push(Frame(None, notes=notes))
 
-    def _fail(self, session: Session) -> None:
+    def _failed(self, where: str, error: Exception, session: Session | None) -> None:
         """After an exception of a hook: what this transaction wrote is not known."""
-        entries = self._state(session).top.entries
-        for tracked in self._tracking.all():
-            entries.append(_bulk(tracked, None))
+        self._failures.note(
+            (where, type(error)),
+            Failure(
+                "Following a database session failed; all rooms of tracked models are "
+                "told to read anew. This is a fault of flask_livepush: please report "
+                f"it with the traceback ({where})."
+            ),
+            error=error,
+        )
+        if session is not None:
+            self._state(session).top.lose(self._tracking.all())
 
     # -- flushes ---------------------------------------------------------------------
 
@@ -453,45 +440,58 @@ class Capture:
         state = self._state(session)
         self._ensure_frames(session, state)
         state.top.wrote = True
-        self._listen()
         self._vet(state)
-        state.flush = Flush(session, self._rows, self._groups)
-        if not (state.refused or self._suppressed.get()):
-            state.flush.begin()
+        state.flush = self._begin(session, state)
+
+    def _begin(self, session: Session, state: _State) -> Flush:
+        return Flush(
+            session,
+            self._rows,
+            groups=self._groups,
+            siblings=self._tracking.siblings,
+            tables=self._tables,
+            wrote=state.wrote,
+        )
 
     @_guarded
-    def _on_insert(self, mapper: Mapper[Any], _: Connection, target: object) -> None:
+    def _on_insert(
+        self, mapper: Mapper[Any], connection: Connection, target: object
+    ) -> None:
         flush = self._flush_of(target)
         if flush is not None:
-            flush.put(mapper, target, inserted=True)
+            flush.put(mapper, connection, target, new=True)
 
     @_guarded
     def _on_before_update(
-        self, mapper: Mapper[Any], _: Connection, target: object
+        self, _: Mapper[Any], connection: Connection, target: object
     ) -> None:
         flush = self._flush_of(target)
         if flush is not None:
-            flush.before_row(target, deleted=False)
+            flush.before_row(connection, target, deleted=False)
 
     @_guarded
-    def _on_update(self, mapper: Mapper[Any], _: Connection, target: object) -> None:
+    def _on_update(
+        self, mapper: Mapper[Any], connection: Connection, target: object
+    ) -> None:
         flush = self._flush_of(target)
         if flush is not None:
-            flush.put(mapper, target, inserted=False)
+            flush.put(mapper, connection, target, new=False)
 
     @_guarded
     def _on_before_delete(
-        self, mapper: Mapper[Any], _: Connection, target: object
+        self, _: Mapper[Any], connection: Connection, target: object
     ) -> None:
         flush = self._flush_of(target)
         if flush is not None:
-            flush.before_row(target, deleted=True)
+            flush.before_row(connection, target, deleted=True)
 
     @_guarded
-    def _on_delete(self, mapper: Mapper[Any], _: Connection, target: object) -> None:
+    def _on_delete(
+        self, _: Mapper[Any], connection: Connection, target: object
+    ) -> None:
         flush = self._flush_of(target)
         if flush is not None:
-            flush.delete(target)
+            flush.delete(connection, target)
 
     def _flush_of(self, target: object) -> Flush | None:
         session = object_session(target)
@@ -500,6 +500,47 @@ class Capture:
             return None
         return state.flush
 
+    def _on_cursor(
+        self, cursor: Any, statement: str, parameters: Any, context: Any
+    ) -> None:
+        """Look at a statement just before the driver is given it."""
+        compiled: Any = context.compiled
+        if compiled is None:
+            return
+        writes = context.isupdate or context.isdelete or context.isinsert
+        if not (writes or getattr(compiled, "ctes", None)):
+            return
+        state = self._following.get(context.root_connection)
+        if state is None:
+            return
+        try:
+            self._before_statement(state, context, writes=writes)
+        except Exception as error:
+            if is_application_s(error, waiting=True):
+                raise
+            self._failed("_on_cursor", error, state.session())
+
+    def _before_statement(self, state: _State, context: Any, *, writes: bool) -> None:
+        flush = state.flush or state.statement
+        if flush is not None and not context.isinsert:
+            if writes and not (state.refused or self._suppressed.get()):
+                flush.before_statement(context)
+        elif not writes or flush is None:
+            self._on_hidden_writes(state, context)
+        if writes:
+            state.wrote.add(context.root_connection)
+
+    def _on_hidden_writes(self, state: _State, context: Any) -> None:
+        """Look for statements that write inside a WITH (PostgreSQL)."""
+        if not getattr(context.compiled, "ctes", None):
+            return
+        whole: Any = context.invoked_statement
+        for inner in visitors.iterate(whole):
+            if isinstance(inner, UpdateBase) and inner is not whole:
+                state.top.wrote = True
+                for mapper in self._tables().get(getattr(inner, "table", None), ()):
+                    self._note_statement(state, mapper, inner, {}, context.dialect.name)
+
     @_guarded
     def _on_after_flush(self, session: Session, *_: Any) -> None:
         state = self._state(session)
@@ -507,107 +548,156 @@ class Capture:
         self._vet(state)  # the flush may have begun the transaction
         if flush is None or state.refused:
             return
-        try:
-            state.top.add([*flush.ops(), *(_bulk(t, None) for t in flush.doubtful)])
-        except Exception as error:
-            if ends_transaction(error):
-                raise
-            log.exception("Reading flushed rows failed; their rooms are to read anew")
-            state.top.entries.extend(_bulk(t, None) for t in flush.concerned())
+        for op in flush.ops():
+            state.top.add(op)
+        if state.committing:
+            self._read(state)
+
+    def _more(self) -> tuple[Tracked, ...]:
+        return tuple(t for s in self._scopes.get() for t in s.tracked)
 
     def _groups(self, cls: type) -> tuple[Group, ...]:
-        scoped = [t for s in self._scopes.get() for t in s.tracked]
-        if not scoped:
-            return self._tracking.groups(cls)
-        tracked = (
-            *self._tracking.of_class(cls),
-            *(t for t in scoped if issubclass(cls, t.model)),
-        )
-        return by_model(tracked)
+        return self._tracking.groups(cls, self._more())
+
+    def _tables(self) -> Mapping[Any, tuple[Mapper[Any], ...]]:
+        return self._tracking.tables(self._more())
 
     # -- statements ------------------------------------------------------------------
 
-    def _on_execute(self, execution: ORMExecuteState) -> None:
-        if not execution.is_select:
-            self._on_statement(execution)
-
-    @_guarded
-    def _on_statement(self, execution: ORMExecuteState) -> None:
+    def _on_execute(self, execution: ORMExecuteState) -> Any:
+        if isinstance(execution.statement, sa.Select):
+            return None
+        statement = statements.unwrapped(execution.statement)
+        if not statements.writes(statement):
+            return None
         session = execution.session
         state = self._state(session)
         self._ensure_frames(session, state)
         state.top.wrote = True
-        if not execution.is_orm_statement or self._suppressed.get():
-            return
         mapper = execution.bind_mapper
-        if mapper is None:
-            return
-        if execution.is_insert:
-            rooms_of = rooms_of_insert
-        elif execution.is_update:
-            rooms_of = rooms_of_update
-        elif execution.is_delete:
-            rooms_of = rooms_of_delete
-        else:
-            return
+        if mapper is None or self._suppressed.get():
+            return None
+        if not execution.is_orm_statement or not isinstance(statement, UpdateBase):
+            return None
+        keys = self._keys_of(execution, mapper, statement)
+        if keys is None:
+            dialect = session.get_bind(mapper=mapper).dialect.name
+            parameters = execution.parameters
+            self._note_statement(state, mapper, statement, parameters, dialect)
+            return None
+        return self._run(execution, state, mapper, statement, keys)
+
+    def _keys_of(
+        self, execution: ORMExecuteState, mapper: Mapper[Any], statement: Any
+    ) -> statements.Keys | None:
+        """Return the rows a statement is on, where it is to be followed by row."""
+        concerned = (*self._tracking.of_model(mapper.class_), *self._more())
+        covering = {t for g in self._groups(mapper.class_) for t in g.tracked}
+        if not concerned or not set(concerned) <= covering:
+            return None  # of a subclass, which the statement says nothing of
+        try:
+            keys = statements.keys_of(mapper, statement, execution.parameters)
+            if keys is not None and not keys.ordered:
+                # Their locks would be taken in another order than its own.
+                groups = self._groups(mapper.class_)
+                keys = None if any(g.moves(keys.touched) for g in groups) else keys
+            return keys
+        except Exception as error:  # noqa: BLE001 - it is followed by room instead
+            self._failed("_keys_of", error, None)
+            return None
+
+    def _run(
+        self,
+        execution: ORMExecuteState,
+        state: _State,
+        mapper: Mapper[Any],
+        statement: Any,
+        keys: statements.Keys,
+    ) -> Any:
+        """Run a statement on rows of known primary keys, and follow it as a flush."""
+        session = execution.session
+        following = self._begin(session, state)
+        following.expect(mapper, keys.found, touched=keys.touched)
         dialect = session.get_bind(mapper=mapper).dialect.name
-        scoped = (t for s in self._scopes.get() for t in s.tracked)
-        for tracked in (*self._tracking.of_model(mapper.class_), *scoped):
+        before, state.statement = state.statement, following
+        try:
+            result = execution.invoke_statement()
+        finally:
+            state.statement = before
+        matched = getattr(result, "rowcount", -1)
+        if keys.certain or matched == len(keys.found):
+            # Each of these rows is locked now.
+            for op in following.ops():
+                state.top.add(op)
+        elif matched != 0:
+            parameters = execution.parameters
+            self._note_statement(state, mapper, statement, parameters, dialect)
+        return result
+
+    def _note_statement(
+        self,
+        state: _State,
+        mapper: Mapper[Any],
+        statement: Any,
+        parameters: Any,
+        dialect: str,
+    ) -> None:
+        concerned = (*self._tracking.of_model(mapper.class_), *self._more())
+        for tracked in dict.fromkeys(concerned):
             try:
-                rooms = rooms_of(
-                    tracked, execution.statement, execution.parameters, dialect
+                rooms = statements.rooms_of(tracked, statement, parameters, dialect)
+            except Exception as error:  # noqa: BLE001 - all rooms are told instead
+                self._failures.note(
+                    (tracked, "statement"),
+                    Failure(
+                        f"The rooms of a bulk statement on {tracked.name} can't be "
+                        "found out; all of its kind are told to read anew. This is a "
+                        "fault of flask_livepush: please report it with the traceback.",
+                        kind=tracked.kind,
+                    ),
+                    error=error,
                 )
-            except Exception:
-                log.exception("Finding the rooms of a bulk statement failed")
                 rooms = None
-            state.top.entries.append(_bulk(tracked, rooms))
+            state.top.notes.append(_bulk(tracked, rooms))
 
     # -- pushing ---------------------------------------------------------------------
 
     def _push(
         self,
-        entries: Iterable[Op | Note],
+        frame: Frame,
         *,
         since: float | None = None,
         uncertain: bool = False,
         undone: bool = False,
     ) -> None:
-        """Hand over what a root transaction has; its connection is back in the pool.
+        """Hand over what a root transaction has; its connection is back in the pool."""
+        emitter = self._emitter()
+        if emitter is None:
+            return
+        allowed = frame.concerns_rows and self._allowed()
+        try:
+            batch = self._commits.batch(
+                frame,
+                since=since,
+                allowed=allowed,
+                uncertain=uncertain,
+                undone=undone,
+            )
+        except BaseException:
+            # Such as gevent's Timeout, which is not ours to end.
+            if allowed:
+                self._abandon(tuple(frame.concerned))
+            raise
+        self.pushed(emitter.publish_batch(batch))
 
-        Args:
-            uncertain: Whether it may not have been committed.
-            undone: Whether it may be that only the end of it was committed, and rows
-                that were flushed earlier are not what they were.
-        """
-        net: dict[RowId, Op] = {}
-        notes: list[Note] = []
-        for entry in entries:
-            if isinstance(entry, Note):
-                notes.append(entry)
-            elif entry.row in net:
-                net[entry.row] = net[entry.row].then(entry)
-            else:
-                net[entry.row] = entry
-        batch = Batch(since)
-        has_rows = bool(net) or any(note.of_rows for note in notes)
-        allowed = has_rows and self._allowed()
-        ops = net.values() if allowed else ()
-        calls = any(t.calls for op in ops for t in op.tracked)
-        with self._apart() if calls else nullcontext():
-            for op in ops:
-                if op.before is not None or op.after is not None:
-                    change = Change(op.before, op.after, op.touched, op.stamp)
-                    for tracked in op.tracked:
-                        tracked.push(change, batch)
-        if undone:
-            batch = batch.doubted()
-        for note in notes:
-            if allowed or not note.of_rows:
-                batch.include(note.batch)
+    def _abandon(self, tracked: Sequence[Tracked]) -> None:
+        """Let the sender tell all rooms of declarations to read anew."""
         emitter = self._emitter()
         if emitter is not None:
-            doubted = batch.doubted() if uncertain else batch
-            self.pushed(emitter.publish_batch(doubted))
+            batch = Batch()
+            for each in tracked:
+                each.invalidate_everywhere(batch)
+            emitter.publish_batch(batch)
 
     def _allowed(self) -> bool:
         return not self._suppressed.get() and self._may_push(bool(self._scopes.get()))
@@ -675,5 +765,13 @@ def _is_aborted(connection: Connection) -> bool:
 
 
 def _is_uncertain(state: _State) -> bool:
-    """Say whether a COMMIT that failed may have been done, in part or whole."""
-    return state.lost or len(set(state.connections)) > 1
+    """Say whether a transaction whose commit was not announced may be committed.
+
+    COMMIT may have been sent, and neither its answer nor the database's own refusal
+    has come; or it was sent to some of several databases.
+    """
+    if not state.committing or state.flush is not None:
+        return False
+    if state.lost or len(set(state.connections)) > 1:
+        return True
+    return not (state.rolled_back or state.refused_commit)

@@ -193,7 +193,15 @@ class LivePush:
         node = Node(
             broker=broker,
             hub=hub,
-            door=Door(app, self._rooms, auth, models=lambda: self._models),
+            door=Door(
+                app,
+                self._rooms,
+                auth,
+                models=lambda: self._models,
+                # Sixteen times as much may wait for a client, of all its rooms.
+                max_snapshot_bytes=12 * settings.send_buffer_bytes,
+                failures=failures,
+            ),
             presence=presence,
             spawn=server.start_background_task,
             now=time.monotonic,
@@ -771,8 +779,9 @@ class LivePush:
                 try:
                     db = sender.extensions["sqlalchemy"]
                     self._live_models().watch_flask_sqlalchemy(db)
-                except ConfigError:
-                    log.exception("db.session is not followed; nothing is pushed")
+                except ConfigError as error:
+                    reason = f"db.session is not followed, nothing is pushed: {error}"
+                    self._failures.note(reason, Failure(reason))
 
         appcontext_pushed.connect(look, app)
         return look
@@ -849,12 +858,14 @@ class LivePush:
     def _emitter_at_commit(self) -> Emitter | None:
         state = self._find_app()
         if state is None:
-            log.error(
-                "A commit was not pushed: %s",
-                "LivePush is set up on several applications and none is at hand"
+            why = (
+                "LivePush is set up on several applications and none is at hand; enter "
+                "the context of one with app.app_context()."
                 if self._apps
-                else "LivePush is set up on no application",
+                else "LivePush is set up on no application, or nobody holds it any "
+                "more; call livepush.init_app(app), and keep the application."
             )
+            self._failures.note(why, Failure(f"A commit was not pushed: {why}"))
             return None
         return state.emitter
 

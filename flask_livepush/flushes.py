@@ -1,70 +1,125 @@
 """What one flush of a session does to the rows of tracked models.
 
-Everything is read while the transaction holds the rows' locks: before their UPDATE or
-DELETE where the rows are that it moves or deletes, after the flush what they have
-become, with a stamp. When transactions begin and end is ``capture``'s part.
+It says which rows a flush has written, and where those were that it moves or deletes.
+What they have become is read when the transaction is about to commit, or after it;
+that, and when transactions begin and end, is ``capture``'s part.
 
-Reading where rows are locks them, a moment before the flush would. Locks must be taken
-in the order of the flush's own statements, and be no firmer, or transactions that only
-waited for each other would deadlock. SQLAlchemy updates one mapper's rows after the
-other's, and at last deletes; in each it goes by primary key, and calls our listeners
-for all rows before the first statement. So the first call reads for all of them.
+Where a row was is read under its lock, just before the statement of the flush that
+writes it: another transaction may have moved it since the session loaded it. Locks are
+taken on what the statement writes and nothing else, in its order, and no firmer, or
+transactions that only waited for each other would deadlock. SQLAlchemy calls our
+listeners for all rows of a batch before the first statement; then it goes table by
+table, in each by primary key. So the first statement on a table reads for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.orm import (
-    InstanceState,
-    Mapper,
-    RelationshipDirection,
-    Session,
-)
+from sqlalchemy.engine import Connection
+from sqlalchemy.orm import InstanceState, Mapper, Session
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
 
 from .rows import PrimaryKey, Rows
-from .tracking import Tracked, Values
+from .tracking import Group, Values
 
-Group = tuple[Tracked, ...]  # the declarations of one model
-RowId = tuple[type, PrimaryKey]
+Touched = frozenset[str] | None  # attributes that were written; None: all
+RowId = tuple[Group, PrimaryKey]
+
+
+class _Before(Enum):
+    SAME = "same"
+
+
+#: A row that was where it is afterwards: nothing was written that names its rooms.
+SAME: Final = _Before.SAME
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """What a flush did to one row.
+    """What a transaction has done to one row so far.
 
     Args:
-        before: Where the row was, the columns of ``Tracked.membership``; None: nowhere.
-        after: What it is, the columns of ``Tracked.reads``; None: gone.
-        touched: The columns that were written; None: all.
-        stamp: Orders the versions of the row, in microseconds; None: nothing does.
+        connection: The session's connection on which it was written.
+        before: Where the row was, the columns of ``Group.membership``; None: nowhere.
+        gone: Whether there is no such row any more.
+        touched: The attributes that were written.
+        loose: Columns of ``before`` that were read without a lock, in tables that the
+            flush does not write.
+        own: The same columns as the session's object has them, which may be stale;
+            None: it has not loaded them.
+        doubtful: Whether it was somewhere that nobody can name.
     """
 
-    tracked: Group
-    row: RowId
-    before: Values | None
-    after: Values | None
-    touched: frozenset[str] | None
-    stamp: int | None
+    group: Group
+    key: PrimaryKey
+    connection: Connection
+    before: Values | Literal[_Before.SAME] | None
+    gone: bool
+    touched: Touched
+    loose: frozenset[str] = frozenset()
+    own: Values | None = None
+    doubtful: bool = False
+
+    @property
+    def row(self) -> RowId:
+        """Which row it is."""
+        return self.group, self.key
 
     def then(self, later: Op) -> Op:
-        """Join this with what a later flush of the transaction did to the row."""
-        touched = (
-            None
-            if self.touched is None or later.touched is None
-            else self.touched | later.touched
+        """Join this with what the transaction did to the row later."""
+        first = later if self.before is SAME else self
+        return replace(
+            later,
+            before=first.before,
+            loose=first.loose,
+            touched=(
+                None
+                if self.touched is None or later.touched is None
+                else self.touched | later.touched
+            ),
+            doubtful=self.doubtful or later.doubtful,
         )
-        return replace(later, before=self.before, touched=touched)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
+class _Coming:
+    """A row that is about to be updated or deleted.
+
+    Args:
+        instance: Its object; None: a statement of the application is on it.
+        connection: None: not known yet.
+    """
+
+    instance: InstanceState[Any] | None
+    mapper: Mapper[Any]
+    key: PrimaryKey
+    groups: tuple[Group, ...]
+    siblings: tuple[Group, ...]
+    connection: Connection | None
+    deleted: bool
+    touched: frozenset[str]
+
+
+@dataclass(slots=True, eq=False)
 class _Put:
-    group: Group
+    connection: Connection
     old_key: PrimaryKey | None
-    touched: frozenset[str] | None
+    touched: Touched
+    own: Values | None
+
+
+@dataclass(slots=True, eq=False)
+class _Was:
+    """Where a row was: None, if there was none when its lock was taken."""
+
+    values: dict[str, Any] | None
+    loose: frozenset[str] = field(default_factory=frozenset)
 
 
 class Flush:
@@ -73,7 +128,10 @@ class Flush:
     Args:
         session: The session that flushes.
         rows: Reads rows on its connections.
-        groups: Returns the declarations that hold for a class, by model.
+        groups: Returns the declarations that hold for a class.
+        siblings: Returns those that hold for an object that changes its class.
+        tables: Returns those in which rows of tracked models are, with the models.
+        wrote: The connections on which something was written in the transaction.
     """
 
     def __init__(
@@ -81,179 +139,306 @@ class Flush:
         session: Session,
         rows: Rows,
         groups: Callable[[type], tuple[Group, ...]],
+        siblings: Callable[[type], tuple[Group, ...]],
+        tables: Callable[[], Mapping[Any, tuple[Mapper[Any], ...]]],
+        wrote: set[Connection],
     ) -> None:
         self._session = session
         self._rows = rows
         self._groups = groups
-        self._before: dict[RowId, Values | None] = {}
-        self._begun: set[tuple[Group, bool]] = set()
-        self._touched: dict[InstanceState[Any], frozenset[str]] = {}
+        self._siblings = siblings
+        self._tables = tables
+        self._wrote = wrote
+        self._coming: dict[InstanceState[Any] | PrimaryKey, _Coming] = {}
+        self._before: dict[RowId, _Was] = {}
         self._puts: dict[RowId, _Put] = {}
-        self._deletes: dict[RowId, Group] = {}
-        # Their rows have left rooms that nobody can name.
-        self.doubtful: set[Tracked] = set()
+        self._deletes: dict[RowId, Connection] = {}
 
-    def begin(self) -> None:
-        """Become the writer, in a database that has one, if rows may leave their rooms.
-
-        Read at once where rows are whose object is deleted while another gets their
-        key: that is one UPDATE, which :meth:`before_row` is not called for.
-        """
-        writes: dict[Group, None] = {}
-        for target, deleted in (
-            *((o, True) for o in self._session.deleted),
-            *((o, False) for o in self._session.dirty),
-        ):
-            for group in self._groups(type(target)):
-                if deleted or _may_move(sa.inspect(target), group):
-                    writes[group] = None
-        for group in writes:
-            self._rows.become_writer(self._session, group[0])
-        self._read_exchanged()
-
-    def _read_exchanged(self) -> None:
-        if not (self._session.deleted and self._session.new):
-            return
-        new: dict[Mapper[Any], set[PrimaryKey]] = {}
-        for target in self._session.new:
-            mapper = sa.inspect(target).mapper
-            key = tuple(mapper.primary_key_from_instance(target))
-            new.setdefault(mapper.base_mapper, set()).add(key)
-        wanted: dict[Group, list[PrimaryKey]] = {}
-        for target in self._session.deleted:
-            mapper = sa.inspect(target).mapper
-            key = tuple(sa.inspect(target).identity or ())
-            keys = new.get(mapper.base_mapper, set())
-            # A key that is a foreign key may be set during the flush.
-            unknown = keys and any(column.foreign_keys for column in mapper.primary_key)
-            if key in keys or unknown:
-                for group in self._groups(type(target)):
-                    wanted.setdefault(group, []).append(key)
-        for group, found in wanted.items():
-            self._read_before(group, found, deleted=False)
-
-    def before_row(self, target: object, *, deleted: bool) -> None:
-        """Look at an object just before its UPDATE or DELETE.
-
-        Its foreign keys are set by now, and orphans are known to be deleted; where that
-        shows that the row moves after all, it is read now.
-        """
+    def before_row(
+        self, connection: Connection, target: object, *, deleted: bool
+    ) -> None:
+        """Take notice of an object whose row is about to be updated or deleted."""
+        groups, siblings = self._groups(type(target)), self._siblings(type(target))
         instance: InstanceState[Any] = sa.inspect(target)
-        touched = _touched(instance)
-        self._touched[instance] = touched | self._touched.get(instance, frozenset())
-        for group in self._groups(type(target)):
-            if (group, deleted) not in self._begun:
-                self._begun.add((group, deleted))
-                self._read_all(group, deleted=deleted)
-            key = tuple(instance.identity or ())
-            moves = deleted or any(
-                touched & t.membership or (touched and t.follow & t.membership)
-                for t in group
+        if (groups or siblings) and instance.identity:
+            touched = frozenset() if deleted else _touched(instance)
+            key = tuple(instance.identity)
+            self._coming[instance] = _Coming(
+                instance,
+                instance.mapper,
+                key,
+                groups,
+                siblings,
+                connection,
+                deleted,
+                touched,
             )
-            if key and moves and (group[0].model, key) not in self._before:
-                self._read_before(group, [key], deleted=deleted)
 
-    def put(self, mapper: Mapper[Any], target: object, *, inserted: bool) -> None:
-        """Note that an object's row was inserted or updated."""
-        instance: InstanceState[Any] = sa.inspect(target)
-        key = tuple(mapper.primary_key_from_instance(target))
-        old = None if inserted or not instance.identity else tuple(instance.identity)
-        # Not there where a row is switched: deleted and added in one flush.
-        touched = self._touched.get(instance)
-        if touched is not None:
-            # A listener of the application, called after ours, may have set more.
-            touched |= _touched(instance)
-        for group in self._groups(type(target)):
-            model = group[0].model
-            self._puts[model, key] = _Put(group, old, touched)
-            if old and touched and (model, old) not in self._before:
-                self.doubtful.update(t for t in group if touched & t.membership)
+    def expect(
+        self, mapper: Mapper[Any], keys: Sequence[PrimaryKey], *, touched: Touched
+    ) -> None:
+        """Take notice of a statement of the application on rows of these keys.
 
-    def delete(self, target: object) -> None:
-        """Note that an object's row was deleted."""
-        key = tuple(sa.inspect(target).identity or ())
-        for group in self._groups(type(target)):
-            self._deletes[group[0].model, key] = group
-
-    def ops(self) -> list[Op]:
-        """Read what the rows have become, and return what the flush did to each."""
-        return [*self._deleted(), *self._written()]
-
-    def concerned(self) -> list[Tracked]:
-        """Return the declarations of the rows that were flushed."""
-        groups = (*self._deletes.values(), *(p.group for p in self._puts.values()))
-        return list(dict.fromkeys(t for group in groups for t in group))
-
-    def _read_all(self, group: Group, *, deleted: bool) -> None:
-        """Read where the rows of a model are that are deleted, or moved.
-
-        With those that move, those that are merely updated: their turn is in between.
+        Args:
+            touched: The attributes that it sets; None: it deletes the rows.
         """
-        instances: list[InstanceState[Any]] = [
-            sa.inspect(target)
-            for target in (self._session.deleted if deleted else self._session.dirty)
-            if group in self._groups(type(target))
-        ]
+        groups = self._groups(mapper.class_)
+        for key in keys:
+            self._coming[key] = _Coming(
+                None,
+                mapper,
+                key,
+                groups,
+                (),
+                None,
+                touched is None,
+                touched or frozenset(),
+            )
+
+    def _met(self) -> None:
+        """Take it that the rows which were expected are written now."""
+        for coming in self._coming.values():
+            if coming.instance is None and coming.connection is not None:
+                for group in coming.groups:
+                    row = (group, coming.key)
+                    if coming.deleted:
+                        self._deletes[row] = coming.connection
+                    elif group.concerns(coming.touched):
+                        self._puts[row] = _Put(
+                            coming.connection, coming.key, coming.touched, None
+                        )
+
+    def before_statement(self, context: Any) -> None:
+        """Read where the rows are that an UPDATE or DELETE is to move or delete.
+
+        Called just before the database is given the statement.
+
+        Args:
+            context: Its SQLAlchemy ``ExecutionContext``.
+        """
+        compiled: Any = context.compiled
+        statement = compiled.statement
+        table = getattr(statement, "table", None)
+        if table is None or table not in self._tables():
+            return
+        connection = context.root_connection
+        deleted: bool = context.isdelete
+        coming = {
+            c.key: c
+            for c in self._coming.values()
+            if c.deleted is deleted
+            and c.connection in (None, connection)
+            and table in c.mapper.tables
+        }
+        wanted: dict[Group, dict[PrimaryKey, frozenset[str] | None]] = {}
+        for key, c in coming.items():
+            c.connection = connection
+            if not deleted and c.instance is not None:
+                # A listener of the application, called after ours, may have set more.
+                c.touched |= _touched(c.instance)
+            groups = [*c.groups, *(g for g in c.siblings if g.classes & c.touched)]
+            for group in groups:
+                wanted.setdefault(group, {})[key] = None if deleted else c.touched
         if not deleted:
-            instances = [i for i in instances if _touched(i) or _may_move(i, group)]
-            if not any(_may_move(instance, group) for instance in instances):
-                return
-        keys = [tuple(i.identity) for i in instances if i.identity]
-        self._read_before(group, keys, deleted=deleted)
+            for target, key, touched in self._unannounced(context, table, set(coming)):
+                for group in self._groups(type(target)):
+                    self._put(group, key, connection, key, touched, target)
+                    wanted.setdefault(group, {})[key] = touched
+        for group, rows in wanted.items():
+            self._read_before(connection, group, table, rows, deleted=deleted)
+
+    def _unannounced(
+        self, context: Any, table: sa.Table, announced: set[PrimaryKey]
+    ) -> Iterator[tuple[object, PrimaryKey, frozenset[str]]]:
+        """Find the rows that an UPDATE changes and no listener was called for.
+
+        They are those of ``relationship(post_update=True)``, and those of an object
+        that is deleted while another gets its key.
+        """
+        names = _primary_key_binds(context.compiled.statement, table)
+        if names is None:
+            return
+        mappers = self._tables()[table]
+        for parameters in context.compiled_parameters:
+            for mapper in mappers:
+                key = tuple(
+                    parameters[names[column]]
+                    for column in _key_columns(mapper, table)
+                    if column in names
+                )
+                if key in announced:
+                    continue
+                target = self._session.identity_map.get(
+                    mapper.identity_key_from_primary_key(key)
+                )
+                if target is not None and self._groups(type(target)):
+                    yield target, key, _set_attributes(target, table, parameters, names)
 
     def _read_before(
-        self, group: Group, keys: list[PrimaryKey], *, deleted: bool
+        self,
+        connection: Connection,
+        group: Group,
+        table: sa.Table,
+        rows: dict[PrimaryKey, frozenset[str] | None],
+        *,
+        deleted: bool,
     ) -> None:
-        keys = [key for key in keys if (group[0].model, key) not in self._before]
-        found = self._rows.about_to_change(self._session, group, keys, deleted=deleted)
+        if table not in group.parts:
+            return
+        keys = [key for key in rows if self._is_unread((group, key), table)]
+        if not deleted:
+            # With those that move, those that are merely updated in the same table:
+            # their turn is in between.
+            written = group.source.attributes[table]
+            keys = [key for key in keys if (rows[key] or frozenset()) & written]
+            if not any(group.moves(rows[key]) for key in keys):
+                return
+        if not keys:
+            return
+        self._become_writer(connection, table)
+        found = self._rows.about_to_change(
+            connection, group, table, keys, deleted=deleted
+        )
+        primary_key = group.source.primary_key
+        others = group.membership - set(primary_key) - group.parts[table]
+        elsewhere: dict[PrimaryKey, Values] = {}
+        if others:
+            some = [key for key in keys if (group, key) not in self._before]
+            if some:
+                elsewhere = self._rows.unlocked(connection, group, others, some)
         for key in keys:
-            self._before[group[0].model, key] = found.get(key)
+            if key not in found:
+                self._before.setdefault((group, key), _Was(None))
+                continue
+            was = self._before.get((group, key))
+            if was is None or was.values is None:
+                was = _Was({**elsewhere.get(key, {})}, others)
+                self._before[group, key] = was
+            assert was.values is not None
+            was.values.update(found[key])
+            was.loose -= group.parts[table]
 
-    def _deleted(self) -> list[Op]:
+    def _is_unread(self, row: RowId, table: sa.Table) -> bool:
+        was = self._before.get(row)
+        return was is None or bool(was.loose & row[0].parts[table])
+
+    def _become_writer(self, connection: Connection, table: sa.Table) -> None:
+        if connection.dialect.name != "sqlite":
+            return
+        driver = connection.connection.dbapi_connection
+        # In its legacy mode the driver commits at the end of a savepoint.
+        begun = getattr(driver, "in_transaction", True)
+        if connection not in self._wrote or not begun:
+            self._rows.become_writer(connection, table)
+            self._wrote.add(connection)
+
+    def put(
+        self, mapper: Mapper[Any], connection: Connection, target: object, *, new: bool
+    ) -> None:
+        """Note that an object's row was inserted or updated."""
+        instance: InstanceState[Any] = sa.inspect(target)
+        coming = self._coming.pop(instance, None)
+        groups = coming.groups if coming else self._groups(type(target))
+        if not groups and not (coming and coming.siblings):
+            return
+        key = tuple(mapper.primary_key_from_instance(target))
+        old = None if new or not instance.identity else tuple(instance.identity)
+        # Nobody was told where a row is switched: deleted and added in one flush.
+        touched = coming.touched | _touched(instance) if coming else None
+        for group in groups:
+            if group.concerns(touched):
+                self._put(group, key, connection, old, touched, target)
+        for group in coming.siblings if coming else ():
+            if coming and group.classes & coming.touched:
+                self._put(group, key, connection, old, touched, target)
+
+    def _put(
+        self,
+        group: Group,
+        key: PrimaryKey,
+        connection: Connection,
+        old_key: PrimaryKey | None,
+        touched: Touched,
+        target: object,
+    ) -> None:
+        known = self._puts.get((group, key))
+        if known is not None and known.touched is not None and touched is not None:
+            touched |= known.touched
+        own = None
+        if group.home is None:
+            loaded: dict[str, Any] = sa.inspect(target).dict
+            names = group.membership
+            if names <= loaded.keys():
+                own = {name: loaded[name] for name in names}
+        self._puts[group, key] = _Put(connection, old_key, touched, own)
+
+    def delete(self, connection: Connection, target: object) -> None:
+        """Note that an object's row was deleted."""
+        instance: InstanceState[Any] = sa.inspect(target)
+        self._coming.pop(instance, None)
+        key = tuple(instance.identity or ())
+        for group in self._groups(type(target)):
+            self._deletes[group, key] = connection
+
+    def ops(self) -> Iterator[Op]:
+        """Return what the flush did to each row."""
+        self._met()
+        yield from self._deleted()
+        for (group, key), put in self._puts.items():
+            before, was = self._was(group, key, put)
+            yield Op(
+                group,
+                key,
+                put.connection,
+                before,
+                gone=False,
+                touched=put.touched,
+                loose=frozenset() if was is None else was.loose,
+                own=put.own,
+                # It was somewhere, and is written now; or nobody has looked.
+                doubtful=before is None and put.old_key == key,
+            )
+
+    def _was(
+        self, group: Group, key: PrimaryKey, put: _Put
+    ) -> tuple[Values | Literal[_Before.SAME] | None, _Was | None]:
+        was = self._before.get((group, key))
+        if was is not None:
+            return _with_key(group, key, was.values), was
+        if put.old_key is None or put.old_key != key:
+            return None, None  # no row had this primary key
+        return (None if group.moves(put.touched) else SAME), None
+
+    def _deleted(self) -> Iterator[Op]:
         gone = dict(self._deletes)
-        for row, put in self._puts.items():
-            gone.pop(row, None)
-            if put.old_key is not None and put.old_key != row[1]:
-                gone[row[0], put.old_key] = put.group  # its primary key was changed
-        ops = []
-        stamps: dict[type, int | None] = {}
-        for row, group in gone.items():
-            if row in self._puts:
+        for (group, key), put in self._puts.items():
+            gone.pop((group, key), None)
+            if put.old_key is not None and put.old_key != key:
+                gone[group, put.old_key] = put.connection  # its key was changed
+        for (group, key), connection in gone.items():
+            if (group, key) in self._puts:
                 continue
-            before = self._before.get(row)
-            if before is None:
-                self.doubtful.update(group)
-                continue
-            if row[0] not in stamps:
-                stamps[row[0]] = self._rows.now(self._session, group[0])
-            ops.append(Op(group, row, before, None, None, stamps[row[0]]))
-        return ops
+            was = self._before.get((group, key))
+            if was is not None and was.values is None:
+                continue  # another transaction has deleted it, and says so itself
+            yield Op(
+                group,
+                key,
+                connection,
+                None if was is None else _with_key(group, key, was.values),
+                gone=True,
+                touched=None,
+                loose=frozenset() if was is None else was.loose,
+                doubtful=was is None,
+            )
 
-    def _written(self) -> list[Op]:
-        by_group: dict[Group, list[RowId]] = {}
-        for row, put in self._puts.items():
-            if put.touched is None or put.touched:
-                by_group.setdefault(put.group, []).append(row)
-        ops = []
-        for group, wanted in by_group.items():
-            found = self._rows.written(self._session, group, [key for _, key in wanted])
-            for row in wanted:
-                if row[1] in found:  # else a trigger has taken it away again
-                    after, stamp = found[row[1]]
-                    put = self._puts[row]
-                    before = self._was(row, put, after)
-                    ops.append(Op(group, row, before, after, put.touched, stamp))
-        return ops
 
-    def _was(self, row: RowId, put: _Put, after: Values) -> Values | None:
-        if row in self._before:
-            before = self._before[row]
-            if before is None and put.old_key == row[1]:
-                self.doubtful.update(put.group)  # it was somewhere
-            return before
-        if put.old_key is None or put.old_key != row[1]:
-            return None  # no row had this primary key
-        return after  # nothing was written that names its rooms
+def _with_key(
+    group: Group, key: PrimaryKey, values: Values | None
+) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    return {**dict(zip(group.source.primary_key, key, strict=True)), **values}
 
 
 def _touched(instance: InstanceState[Any]) -> frozenset[str]:
@@ -266,25 +451,46 @@ def _touched(instance: InstanceState[Any]) -> frozenset[str]:
     )
 
 
-def _may_move(instance: InstanceState[Any], group: Group) -> bool:
-    """Say, before it is written, whether that may change what rooms the row is in."""
-    membership = frozenset().union(*(t.membership for t in group))
-    changed = instance.committed_state
-    if any(name in membership for name in changed):
-        return True
-    if changed and any(t.follow & t.membership for t in group):
-        return True
-    # A foreign key is set from its relationship only during the flush.
-    mapper = instance.mapper
-    for name in changed:
-        relationship = mapper.relationships.get(name)
-        if (
-            relationship is not None
-            and relationship.direction is RelationshipDirection.MANYTOONE
-            and any(
-                mapper.get_property_by_column(column).key in membership
-                for column in relationship.local_columns
-            )
-        ):
-            return True
-    return False
+def _primary_key_binds(statement: Any, table: sa.Table) -> dict[Any, str] | None:
+    """Return the parameters that the WHERE of a flush compares the primary key with.
+
+    None: it is no statement of a flush on one row after the other.
+    """
+    clause = statement.whereclause
+    conditions = (
+        list(clause.clauses) if isinstance(clause, BooleanClauseList) else [clause]
+    )
+    found = {
+        condition.left: condition.right.key
+        for condition in conditions
+        if isinstance(condition, BinaryExpression)
+        and condition.operator is operators.eq
+        and isinstance(condition.right, BindParameter)
+    }
+    return found if all(c in found for c in table.primary_key) else None
+
+
+def _key_columns(mapper: Mapper[Any], table: sa.Table) -> list[Any]:
+    """Return a table's columns that are a mapper's primary key, in its order."""
+    return [
+        next(
+            (c for c in mapper.get_property_by_column(p).columns if c.table is table), p
+        )
+        for p in mapper.primary_key
+    ]
+
+
+def _set_attributes(
+    target: object, table: sa.Table, parameters: dict[str, Any], binds: dict[Any, str]
+) -> frozenset[str]:
+    """Return the attributes of an object that an UPDATE of its row sets."""
+    mapper = sa.inspect(type(target))
+    where = set(binds.values())
+    names = set()
+    for column in table.columns:
+        if column.key in parameters and column.key not in where:
+            try:
+                names.add(mapper.get_property_by_column(column).key)
+            except sa.orm.exc.UnmappedColumnError:
+                continue
+    return frozenset(names)

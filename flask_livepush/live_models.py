@@ -11,7 +11,8 @@ from sqlalchemy import inspect
 from sqlalchemy.orm import scoped_session
 
 from . import snapshots
-from .capture import Capture, Note, Scope
+from .capture import Capture, Scope
+from .commits import Note
 from .emitter import Emitter
 from .errors import ConfigError
 from .failures import Failures

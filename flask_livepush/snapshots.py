@@ -11,7 +11,7 @@ shows one moment, and what changes after it is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection
 from . import conditions
 from .errors import Unavailable
 from .failures import Failure
+from .readings import fetch_piecemeal, is_of_a_value
 from .rooms import Room
 from .tracking import Tracked, Values
 
@@ -121,20 +122,34 @@ class _Reading:
         """
         tracked = self._tracked
         wanted = limit if tracked.selects else tracked.latest + 1
-        found: list[Values] = []
-        looked_at = 0
         with self._connect() as connection:
             statement = self._statement(connection).limit(limit)
             options = {"yield_per": _STREAMED}
-            with connection.execute(statement, execution_options=options) as result:
-                for each in result:
-                    looked_at += 1
-                    row = dict(zip(self._names, each, strict=True))
-                    if tracked.may_be_in(self._room, self._name, row):
-                        found.append(row)
-                        if len(found) == wanted:
-                            break
+            try:
+                with connection.execute(statement, execution_options=options) as result:
+                    found, looked_at = self._kept(result, wanted)
+            except Exception as error:
+                if not is_of_a_value(error):
+                    raise
+                keys = [tracked.source.columns[name] for name in tracked.primary_key]
+                whole = fetch_piecemeal(connection, statement, keys=keys)
+                found, looked_at = self._kept(whole, wanted)
         return found, looked_at < limit and len(found) < wanted
+
+    def _kept(
+        self, result: Iterable[Sequence[Any]], wanted: int
+    ) -> tuple[list[Values], int]:
+        """Return rows that may be in the room, and how many were looked at for them."""
+        found: list[Values] = []
+        looked_at = 0
+        for each in result:
+            looked_at += 1
+            row = dict(zip(self._names, each, strict=True))
+            if self._tracked.may_be_in(self._room, self._name, row):
+                found.append(row)
+                if len(found) == wanted:
+                    break
+        return found, looked_at
 
     def is_in(self, row: Values) -> bool:
         """Ask the declaration's functions whether a row is in the room, once a row."""
@@ -166,7 +181,8 @@ class _Reading:
 
     def _statement(self, connection: Connection) -> sa.Select[Any]:
         tracked = self._tracked
-        statement = _columns(tracked, self._names)
+        source = tracked.source
+        statement = source.select(self._names).where(source.criterion())
         if self._selected is not None:
             statement = statement.where(self._selected)
         if tracked.rooms:
@@ -178,7 +194,7 @@ class _Reading:
         pattern = self._room.pattern
         found = (
             conditions.of_column(
-                _column(self._tracked, variable),
+                self._tracked.column(variable),
                 self._tracked.column(variable).type,
                 pattern,
                 variable,
@@ -190,18 +206,9 @@ class _Reading:
         return [condition for condition in found if condition is not None]
 
 
-def _columns(tracked: Tracked, names: list[str]) -> sa.Select[Any]:
-    """Return a SELECT of columns, by their attributes' names, in that order."""
-    return sa.select(*(_column(tracked, name) for name in names))
-
-
-def _column(tracked: Tracked, name: str) -> Any:
-    return getattr(tracked.model, name)
-
-
 def _is_selected(tracked: Tracked, statement: Any) -> Any:
     """Return the condition that a row is one that an application's SELECT finds."""
-    keys = [_column(tracked, name) for name in tracked.primary_key]
+    keys = [tracked.column(name) for name in tracked.primary_key]
     statement = getattr(statement, "statement", statement)  # of a Query
     if isinstance(statement, sa.Select):
         statement = statement.with_only_columns(*keys, maintain_column_froms=True)
@@ -220,7 +227,7 @@ def _newest_first(tracked: Tracked, dialect: str) -> list[Any]:
     """Return what sorts rows, the newest first; NULL is the lowest."""
     found = []
     for given, descends in tracked.order:
-        column = _column(tracked, given) if isinstance(given, str) else given
+        column = tracked.column(given) if isinstance(given, str) else given
         ordered = column.desc() if descends else column.asc()
         if dialect == "postgresql" and getattr(column, "nullable", True):
             # Where NULL is the highest; elsewhere it is the lowest.

@@ -1,23 +1,150 @@
-"""Which rooms a bulk statement concerns, as far as the statement itself says.
+"""What a statement of an application says of itself: whether it writes, which rows it
+is on, or else which rooms.
 
 ``None`` always means: can't be known. Being wrong is not allowed, not knowing is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.orm import FromStatement, Mapper
 from sqlalchemy.sql import operators
+from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
 
 from .errors import UsageError
 from .tracking import Tracked
 
 _Found = dict[str, list[Any]]  # column -> the values it may have
+
+# Of more rows than these a screen had better read anew.
+_MAX_KEYS = 1_000
+# Texts that only read, by their first word; what a function does is not seen.
+_READS = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/|\()*"
+    r"(?:SELECT|VALUES|TABLE|SHOW|DESCRIBE|DESC|EXPLAIN|PRAGMA|WITH)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_WRITES = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE|INTO)\b", re.IGNORECASE)
+# A text between quotes, and the lock that a SELECT may ask for.
+_NO_VERBS = re.compile(
+    r"'(?:[^']|'')*'"
+    r'|"(?:[^"]|"")*"'
+    r"|\bFOR\s+(?:NO\s+KEY\s+)?UPDATE\b",
+    re.IGNORECASE,
+)
+
+
+def unwrapped(statement: Any) -> Any:
+    """Return what ``select(…).from_statement(…)`` executes, or the statement itself."""
+    return statement.element if isinstance(statement, FromStatement) else statement
+
+
+def writes(statement: Any) -> bool:
+    """Say whether a statement may change the database; a SELECT of any kind does not.
+
+    What is inside the WITH of one is seen only when it is compiled.
+    """
+    if isinstance(statement, UpdateBase):
+        return True
+    if isinstance(statement, (sa.TextClause, sa.TextualSelect)):
+        inner: Any = getattr(statement, "element", statement)
+        text = str(inner.text)
+        return not _READS.match(text) or bool(_WRITES.search(_NO_VERBS.sub("", text)))
+    reads = (sa.SelectBase, sa.sql.ColumnElement, sa.sql.functions.FunctionElement)
+    return not isinstance(statement, reads)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The rows that a statement is on.
+
+    Args:
+        found: Their primary keys.
+        touched: The attributes that are set; None: the rows are deleted.
+        certain: Whether it fails unless all of them are there; else the number of rows
+            that it says it has matched tells.
+        ordered: Whether it goes through them in the order of their keys.
+    """
+
+    found: list[tuple[Any, ...]]
+    touched: frozenset[str] | None
+    certain: bool
+    ordered: bool
+
+
+def keys_of(mapper: Mapper[Any], statement: Any, parameters: Any) -> Keys | None:
+    """Return the rows of one table that an ORM UPDATE or DELETE gives the keys of."""
+    if not isinstance(statement, (sa.Update, sa.Delete)) or len(mapper.tables) != 1:
+        return None
+    columns = _Columns(mapper)
+    primary_key = [mapper.get_property_by_column(c).key for c in mapper.primary_key]
+    deletes = isinstance(statement, sa.Delete)
+    if isinstance(parameters, (list, tuple)):
+        return None if deletes else _keys_of_many(columns, primary_key, parameters)
+    bound = _bound(columns, statement.whereclause, parameters)
+    if any(name not in bound for name in primary_key):
+        return None
+    found = [
+        key
+        for key in product(*(bound[name] for name in primary_key))
+        if not any(value is _UNKNOWN or value is None for value in key)
+    ]
+    wanted = product(*(bound[name] for name in primary_key))
+    if len(found) < sum(1 for _ in wanted) or not 0 < len(found) <= _MAX_KEYS:
+        return None
+    touched = None
+    if not deletes:
+        values = _set(columns, statement, parameters)
+        if values is None or values.keys() & set(primary_key):
+            return None
+        touched = frozenset(values)
+    return Keys(list(dict.fromkeys(found)), touched, certain=False, ordered=True)
+
+
+def _keys_of_many(
+    columns: _Columns, primary_key: list[str], parameters: Sequence[Any]
+) -> Keys | None:
+    """Return the rows of an UPDATE by primary key, of ``session.execute(…, [{…}])``."""
+    found = []
+    touched: set[str] = set()
+    if len(parameters) > _MAX_KEYS:
+        return None
+    for given in parameters:
+        named = _plain(columns, given)
+        if any(named.get(name) is None for name in primary_key):
+            return None
+        found.append(tuple(named[name] for name in primary_key))
+        touched |= named.keys() - set(primary_key)
+    try:
+        ordered = found == sorted(found)
+    except TypeError:
+        ordered = False
+    return Keys(
+        list(dict.fromkeys(found)), frozenset(touched), certain=True, ordered=ordered
+    )
+
+
+def rooms_of(
+    tracked: Tracked, statement: Any, parameters: Any, dialect: str
+) -> set[str] | None:
+    """Return the rooms of the rows that an ORM INSERT, UPDATE or DELETE is on."""
+    if statement._prefixes:
+        return None  # INSERT OR REPLACE takes other rows away
+    if isinstance(statement, sa.Insert):
+        return rooms_of_insert(tracked, statement, parameters, dialect)
+    if isinstance(statement, sa.Update):
+        return rooms_of_update(tracked, statement, parameters, dialect)
+    if isinstance(statement, sa.Delete):
+        return rooms_of_delete(tracked, statement, parameters, dialect)
+    return None
 
 
 def rooms_of_insert(
@@ -43,11 +170,11 @@ def rooms_of_update(
     """Return the rooms of the rows that an ORM UPDATE changes, old and new."""
     if isinstance(parameters, (list, tuple)):
         return None  # by primary key
-    bound = _bound(tracked, statement.whereclause, parameters)
-    values = _values(tracked, getattr(statement, "_values", None) or {}, parameters)
+    columns = _Columns(tracked.mapper)
+    bound = _bound(columns, statement.whereclause, parameters)
+    values = _set(columns, statement, parameters)
     if values is None:
         return None
-    values |= _plain(tracked, parameters)
     variables = {v for room in tracked.rooms for v in room.pattern.variables}
     if (variables & tracked.follow) - set(values):
         return None  # the database, or onupdate=, sets it
@@ -59,7 +186,8 @@ def rooms_of_delete(
     tracked: Tracked, statement: Any, parameters: Any, dialect: str
 ) -> set[str] | None:
     """Return the rooms of the rows that an ORM DELETE takes away."""
-    bound = _bound(tracked, statement.whereclause, parameters)
+    columns = _Columns(tracked.mapper)
+    bound = _bound(columns, statement.whereclause, parameters)
     return _names(tracked, dialect, [bound])
 
 
@@ -129,51 +257,95 @@ def _has_conflict_clause(statement: Any) -> bool:
     return getattr(statement, "_post_values_clause", None) is not None
 
 
+class _Columns:
+    """The columns of a model by what statements call them."""
+
+    def __init__(self, mapper: Mapper[Any]) -> None:
+        self._columns = dict(mapper.columns.items())
+
+    def name_of(self, given: Any) -> str | None:
+        """Return the attribute that a name or a column stands for.
+
+        A name is an attribute's, else a column's, as SQLAlchemy takes it.
+        """
+        if not isinstance(given, str):
+            return self.attribute(given)
+        if given in self._columns:
+            return given
+        for name, column in self._columns.items():
+            if getattr(column, "key", None) == given:
+                return name
+        return None
+
+    def attribute(self, column: Any) -> str | None:
+        """Return the attribute of a column; None: it is none of this model's tables."""
+        table = getattr(column, "table", None)
+        for name, own in self._columns.items():
+            if (
+                isinstance(own, sa.Column)
+                and getattr(column, "key", None) == own.key
+                and table is not None
+                # An annotated table equals and hashes as the one it was made from; an
+                # alias of the table, which is another row, does not.
+                and hash(table) == hash(own.table)
+            ):
+                return name
+        return None
+
+
+def _set(columns: _Columns, statement: Any, parameters: Any) -> dict[str, Any] | None:
+    """Return the attributes that an UPDATE sets; None: not all of them are known."""
+    several = getattr(statement, "_ordered_values", None)
+    given = dict(several) if several else getattr(statement, "_values", None) or {}
+    values = _values(columns, given, parameters)
+    if values is None or None in values:
+        return None
+    return values | _plain(columns, parameters)
+
+
 def _inserted(
     tracked: Tracked, statement: Any, parameters: Any
 ) -> list[dict[str, Any]] | None:
+    columns = _Columns(tracked.mapper)
     several = getattr(statement, "_multi_values", None)
     if several:
-        rows = [_values(tracked, row, {}) for group in several for row in group]
+        rows = [_values(columns, row, {}) for group in several for row in group]
         return None if None in rows else [row for row in rows if row is not None]
     rows = []
     fixed = getattr(statement, "_values", None) or {}
     for given in parameters if isinstance(parameters, (list, tuple)) else [parameters]:
-        values = _values(tracked, fixed, given)
+        values = _values(columns, fixed, given)
         if values is None:
             return None
-        rows.append(values | _plain(tracked, given))
+        rows.append(values | _plain(columns, given))
     return [row for row in rows if row is not None]
 
 
-def _values(tracked: Tracked, values: Any, parameters: Any) -> dict[str, Any] | None:
+def _values(columns: _Columns, values: Any, parameters: Any) -> dict[str, Any] | None:
     if not isinstance(values, Mapping):
         return None
     found: dict[str, Any] = {}
     for column, value in values.items():
-        name = column if isinstance(column, str) else _attribute(tracked, column)
+        name = columns.name_of(column)
         if name is not None:
             found[name] = _value(value, parameters)
     return found
 
 
-def _plain(tracked: Tracked, parameters: Any) -> dict[str, Any]:
+def _plain(columns: _Columns, parameters: Any) -> dict[str, Any]:
     if not isinstance(parameters, Mapping):
         return {}
-    return {
-        name: _value(parameters[name], {})
-        for name in tracked.mapper.columns.keys()
-        if name in parameters
-    }
+    named = ((columns.name_of(key), value) for key, value in parameters.items())
+    return {name: _value(value, {}) for name, value in named if name is not None}
 
 
-def _bound(tracked: Tracked, clause: Any, parameters: Any) -> _Found:
+def _bound(columns: _Columns, clause: Any, parameters: Any) -> _Found:
     """Return the columns that a WHERE clause holds to given values."""
     found: _Found = {}
     for condition in _conjuncts(clause):
         if not isinstance(condition, BinaryExpression):
             continue
-        name = _attribute(tracked, condition.left)
+        name = columns.attribute(condition.left)
         if name is None or not isinstance(condition.right, BindParameter):
             continue
         value = _value(condition.right, parameters)
@@ -198,18 +370,3 @@ def _value(value: Any, parameters: Any) -> Any:
             return parameters[value.key]
         return _UNKNOWN if value.required else value.effective_value
     return _UNKNOWN if isinstance(value, sa.ClauseElement) else value
-
-
-def _attribute(tracked: Tracked, column: Any) -> str | None:
-    table = getattr(column, "table", None)
-    for name, own in tracked.mapper.columns.items():
-        if (
-            isinstance(own, sa.Column)
-            and getattr(column, "key", None) == own.key
-            and table is not None
-            # An annotated table equals and hashes as the one it was made from; an
-            # alias of the table, which is another row, does not.
-            and hash(table) == hash(own.table)
-        ):
-            return name
-    return None

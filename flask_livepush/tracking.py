@@ -23,11 +23,13 @@ from sqlalchemy.orm import Mapper, RelationshipProperty
 from sqlalchemy.sql import operators
 
 from .errors import ConfigError, EncodingError, UsageError
-from .failures import Failure, Failures, What
+from .failures import Failure, Failures, What, place_of
 from .protocol.batch import Batch
 from .protocol.encoding import encode, plain
 from .protocol.publication import Draft
+from .readings import Unreadable, UnreadableValue
 from .rooms import Room
+from .sources import DISCRIMINATOR, NoPath, Path, Source, find_path
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ Field = str | Callable[["Row"], Any]
 _CONVERSIONS = (str, int, float, bool)
 _KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _RESERVED_KINDS = ("livepush", "state")
+# What is remembered of declarations that hold in blocks alone.
+_MAX_GROUPS = 1_000
 
 
 class Row:
@@ -57,9 +61,13 @@ class Row:
     def __getattr__(self, name: str) -> Any:
         values: Values = object.__getattribute__(self, "_values")
         try:
-            return values[name]
+            value = values[name]
         except KeyError:
             model = object.__getattribute__(self, "_model")
+        else:
+            if type(value) is Unreadable:
+                raise value.error
+            return value
         found = inspect.getattr_static(model, name, None)
         getter = getter_of(model, name)
         if getter is not None:
@@ -195,9 +203,13 @@ class Tracked:
         self.name = model.__name__
         self.kind = self._checked_kind(kind)
         self._columns = dict(self.mapper.columns.items())
-        self.primary_key = tuple(
-            self.mapper.get_property_by_column(c).key for c in self.mapper.primary_key
-        )
+        self._own = Source(self.mapper, {})
+        if not self._own.attributes:
+            raise ConfigError(
+                f"track() of {self.name}: it has no table of its own; track each "
+                "concrete class that is derived from it."
+            )
+        self.primary_key = self._own.primary_key
         self.key = self._checked_key(key)
         self.rooms, self._rooms_of = self._checked_rooms(rooms)
         if when is not None and not callable(when):
@@ -222,21 +234,68 @@ class Tracked:
         self._padded = {v for v in variables if _is_padded(self._columns[v].type)}
         by_callables = set(self._read_by_callables)
         self.membership: frozenset[str] = frozenset(
-            {self.key, *self.primary_key, *variables}
+            {self.key, *self.primary_key, *variables, *self._own.discriminators}
             | (by_callables if when is not None or not self.rooms else set())
         )
         named = {f for f in self.fields.values() if isinstance(f, str)}
         named |= {n for n, f in self.fields.items() if f in _CONVERSIONS}
+        self.paths: frozenset[str] = frozenset(n for n in named if "." in n)
         self.reads: frozenset[str] = self.membership | by_callables | named
+        #: The table that has all that is read; None: several have.
+        self.home = None if self.paths else self._own.home(self.reads)
         # What an UPDATE of any other column may change too, SQL expressions among it.
         self.follow = frozenset(
             name
-            for name in self.reads
+            for name in self.reads - self.paths - {DISCRIMINATOR}
             if not isinstance(column := self._columns[name], sa.Column)
             or column.onupdate is not None
             or column.server_onupdate is not None
             or column is self.mapper.version_id_col
         )
+
+    @cached_property
+    def source(self) -> Source:
+        """Where its columns are, those of related rows too.
+
+        Raises:
+            ConfigError: A field is no path; seen once all models are mapped.
+        """
+        return Source(self.mapper, {text: self._path(text) for text in self.paths})
+
+    def _path(self, text: str) -> Path:
+        try:
+            return find_path(self.mapper, text)
+        except NoPath as error:
+            raise ConfigError(
+                f"track() of {self.name}: the field {text!r} is no path to a column: "
+                f"{error}. For anything else give a callable of the row."
+            ) from None
+
+    @cached_property
+    def _watched(self) -> frozenset[str]:
+        return self.source.watched(self.reads)
+
+    @cached_property
+    def _moving(self) -> frozenset[str]:
+        return self.source.watched(self.membership)
+
+    def concerns(self, touched: frozenset[str] | None) -> bool:
+        """Say whether what is read may have changed with these attributes.
+
+        Args:
+            touched: Those that were written; None: all.
+        """
+        if touched is None or touched & self._watched:
+            return True
+        # Every UPDATE of a row, of whichever of its tables, counts it up.
+        return bool(touched) and any(
+            self._columns.get(name) is self.mapper.version_id_col
+            for name in self.follow
+        )
+
+    def moves(self, touched: frozenset[str] | None) -> bool:
+        """Say whether a row's rooms may have changed with these attributes."""
+        return touched is None or bool(touched & self._moving)
 
     def __repr__(self) -> str:
         return f"<Tracked {self.name} as {self.kind!r}>"
@@ -246,16 +305,15 @@ class Tracked:
     def push(self, change: Change, to: Batch) -> None:
         """Hand over what one commit did to one row, as its rooms are to see it.
 
-        Functions of the application run in here. One that raises is logged, and the
-        rooms of the row are told to read the kind anew.
+        Functions of the application run in here. One that raises is noted: the row is
+        sent without a field of it, and where it says in which rooms a row is, those
+        that may hold it are told to read the kind anew.
         """
         try:
             old = self._names(change.before)
             new = self._names(change.after)
-        except Exception as error:
-            log.exception(
-                "The rooms of a changed %s are not known: %s", self.name, error
-            )
+        except Exception as error:  # noqa: BLE001
+            self._note_rooms(error)
             self.invalidate_everywhere(to)
             return
         if old == new and not self._concerns(change):
@@ -266,8 +324,14 @@ class Tracked:
             return
         try:
             self._push(change, old, new, to)
-        except Exception as error:
-            log.exception("A changed %s can't be pushed: %s", self.name, error)
+        except Exception as error:  # noqa: BLE001
+            self._note(
+                f"push {place_of(error)}",
+                f"A changed {self.name} can't be pushed ({type(error).__name__}); its "
+                "rooms are told to read anew.",
+                what="other",
+                error=error,
+            )
             for room in old | new:
                 to.invalidate(room, self.kind)
 
@@ -290,13 +354,15 @@ class Tracked:
         return Draft(f"{self.kind}.{what}", data, self.kind, key, stamp)
 
     def _concerns(self, change: Change) -> bool:
-        if change.before is None or change.after is None or change.touched is None:
+        if change.before is None or change.after is None:
             return True
-        return bool(change.touched & self.reads or (change.touched and self.follow))
+        return self.concerns(change.touched)
 
     def _names(self, values: Values | None) -> set[str]:
         if values is None or values[self.key] is None:
             return set()  # nothing would tell two rows without a key apart
+        if not self._own.is_of_model(values):
+            return set()
         if self._when is not None and not self._is_in(Row(self.model, values)):
             return set()
         if self._rooms_of is not None:
@@ -324,8 +390,8 @@ class Tracked:
             isinstance(name, str) for name in several
         ):
             raise _FunctionRaised(
-                f"rooms= of {self.name} returned {names!r}; it must return a room's "
-                "name, several, or None"
+                f"rooms= of {self.name} returned {type(names).__name__}; it must "
+                "return a room's name, several, or None"
             )
         for name in several:
             if not self.knows(name) and not self._warned:
@@ -390,7 +456,10 @@ class Tracked:
         found = {}
         for name, field in self.fields.items():
             try:
-                found[name] = plain(self._field(name, field, values, row))
+                value = self._field(name, field, values, row)
+                if isinstance(value, Unreadable):
+                    raise value.error
+                found[name] = plain(value)
             except Exception as error:  # noqa: BLE001
                 if name == self.key:
                     self._note_key(error)
@@ -417,6 +486,16 @@ class Tracked:
             f"The field {name!r} of {self.name} is left out of a row: {why}",
             what="field",
             error=error.__cause__ if isinstance(error, _FunctionRaised) else None,
+        )
+
+    def _note_rooms(self, error: Exception) -> None:
+        told = error if isinstance(error, _FunctionRaised) else type(error).__name__
+        self._note(
+            f"rooms {place_of(error.__cause__ or error)}",
+            f"The rooms of a changed {self.name} are not known: {told}. All that may "
+            "hold it are told to read anew.",
+            what="other",
+            error=error,
         )
 
     def _note(
@@ -451,7 +530,30 @@ class Tracked:
 
     def rooms_of(self, row: object) -> set[str]:
         """Return the names of the rooms of a loaded object, for ``invalidate``."""
-        return self._names({name: getattr(row, name) for name in self.reads})
+        return self._names(self._values_of(row))
+
+    def _values_of(self, target: object) -> dict[str, Any]:
+        """Return what is read of a loaded object, as if it had been read."""
+        values = {}
+        for name in self.reads - {DISCRIMINATOR}:
+            value: Any = target
+            for step in name.split("."):
+                value = None if value is None else getattr(value, step)
+            values[name] = value
+        if self._own.discriminators:
+            values[DISCRIMINATOR] = sa.inspect(type(target)).polymorphic_identity
+        return values
+
+    def invalidate(self, values: Values, to: Batch) -> None:
+        """Tell the rooms of a row with these values to read its kind anew."""
+        try:
+            names = self._names(values)
+        except Exception as error:  # noqa: BLE001
+            self._note_rooms(error)
+            self.invalidate_everywhere(to)
+            return
+        for name in names:
+            to.invalidate(name, self.kind)
 
     def invalidate_everywhere(self, to: Batch) -> None:
         """Tell every room that may hold rows of the model to read them anew."""
@@ -464,7 +566,7 @@ class Tracked:
 
     def row(self, target: object) -> dict[str, Any]:
         """Return the declared fields of a loaded object, as :meth:`fields_of` does."""
-        return self.fields_of({name: getattr(target, name) for name in self.reads})
+        return self.fields_of(self._values_of(target))
 
     # -- which rows are in a room ----------------------------------------------------
 
@@ -767,6 +869,8 @@ class Tracked:
             return field  # type: ignore[no-any-return]
         if callable(field):
             return field  # type: ignore[no-any-return]
+        if isinstance(field, str) and "." in field:
+            return self._checked_path(field)
         getter = None
         if isinstance(field, str) and field not in self._columns:
             getter = getter_of(self.model, field)
@@ -794,18 +898,75 @@ class Tracked:
         self._properties.append(read_property)
         return read_property
 
+    def _checked_path(self, text: str) -> str:
+        """Return a path as far as it can be checked before all models are mapped."""
+        first = text.partition(".")[0]
+        if not hasattr(self.model, first) or first in self._columns:
+            raise ConfigError(
+                f"track() of {self.name}: the field {text!r} is no path to a column: "
+                f"{self.name} has no relationship {first!r}."
+            )
+        return text
+
 
 def _problem(error: Exception) -> str:
     """Say why a value can't be sent, without the value."""
     if isinstance(error, EncodingError):
         return error.problem
-    return f"can't be read or converted ({type(error).__name__})."
+    if isinstance(error, UnreadableValue):
+        return f"can't be read: {error}. Mend it in the database, or the column's type."
+    return f"can't be converted ({type(error).__name__})."
 
 
-def by_model(tracked: Sequence[Tracked]) -> tuple[tuple[Tracked, ...], ...]:
-    """Put the declarations of one model together."""
-    models = dict.fromkeys(t.model for t in tracked)
-    return tuple(tuple(t for t in tracked if t.model is m) for m in models)
+class Group:
+    """Declarations of one model whose columns are read at once, in one way.
+
+    Args:
+        tracked: Of one model; all with the same home, or none.
+        home: The table that has all that they read, while a transaction has its row
+            locked; None: what they read is read after the commit.
+    """
+
+    def __init__(self, tracked: Sequence[Tracked], home: sa.Table | None) -> None:
+        self.tracked = tuple(tracked)
+        self.home = home
+        self.model = tracked[0].model
+        self.mapper = tracked[0].mapper
+        paths = {text: path for t in tracked for text, path in t.source.paths.items()}
+        self.source = Source(self.mapper, paths)
+        self.reads: frozenset[str] = frozenset().union(*(t.reads for t in tracked))
+        self.membership: frozenset[str] = frozenset().union(
+            *(t.membership for t in tracked)
+        )
+        #: The columns that say in which rooms a row is, by table.
+        self.parts = self._parts()
+        self.classes = self.source.classes()
+
+    def __repr__(self) -> str:
+        return f"<Group of {self.tracked}>"
+
+    def _parts(self) -> dict[sa.Table, frozenset[str]]:
+        if self.home is not None:
+            return {self.home: self.membership - set(self.source.primary_key)}
+        found = self.source.parts(self.membership)
+        return found or {self.source.key_table: frozenset()}
+
+    def concerns(self, touched: frozenset[str] | None) -> bool:
+        """Say whether what is read may have changed with these attributes."""
+        return any(t.concerns(touched) for t in self.tracked)
+
+    def moves(self, touched: frozenset[str] | None) -> bool:
+        """Say whether a row's rooms may have changed with these attributes."""
+        return any(t.moves(touched) for t in self.tracked)
+
+
+def _grouped(tracked: Sequence[Tracked], late: frozenset[str]) -> tuple[Group, ...]:
+    """Put declarations together; ``late`` are kinds to be read after the commit."""
+    found: dict[tuple[type, sa.Table | None], list[Tracked]] = {}
+    for t in tracked:
+        home = None if t.kind in late else t.home
+        found.setdefault((t.model, home), []).append(t)
+    return tuple(Group(several, home) for (_, home), several in found.items())
 
 
 def _takes(function: Callable[..., Any], room: Room) -> bool:
@@ -900,13 +1061,40 @@ def _unsendable(kind: Any) -> tuple[str, str] | None:
     return next(filter(None, (_OF_DIALECTS.get(c.__module__) for c in classes)), None)
 
 
+def _covers(tracked: Tracked, mapper: Mapper[Any]) -> bool:
+    """Say whether a declaration holds for the objects of a mapper.
+
+    The rows of a concrete subclass are in a table of their own, with keys of their own.
+    """
+    found: Mapper[Any] | None = mapper
+    while found is not None and found is not tracked.mapper:
+        found = None if found.concrete else found.inherits
+    return found is not None
+
+
+def _by_table(
+    tracked: Iterable[Tracked],
+) -> Mapping[Any, tuple[Mapper[Any], ...]]:
+    found: dict[Any, dict[Mapper[Any], None]] = {}
+    for t in tracked:
+        for table in t.mapper.tables:
+            found.setdefault(table, {})[t.mapper] = None
+    return {table: tuple(mappers) for table, mappers in found.items()}
+
+
 class Tracking:
     """All declarations of one extension."""
 
     def __init__(self) -> None:
         self._tracked: list[Tracked] = []
+        self._forget()
+
+    def _forget(self) -> None:
         self._by_class: dict[type, tuple[Tracked, ...]] = {}
-        self._groups: dict[type, tuple[tuple[Tracked, ...], ...]] = {}
+        self._by_model: dict[tuple[Any, ...], tuple[Group, ...]] = {}
+        self._groups: dict[tuple[Any, ...], tuple[Group, ...]] = {}
+        self._siblings: dict[type, tuple[Group, ...]] = {}
+        self._tables: Mapping[Any, tuple[Mapper[Any], ...]] | None = None
 
     def add(self, tracked: Tracked) -> None:
         """Add a declaration.
@@ -927,8 +1115,7 @@ class Tracking:
                     "another with kind=."
                 )
         self._tracked.append(tracked)
-        self._by_class.clear()
-        self._groups.clear()
+        self._forget()
 
     def all(self) -> tuple[Tracked, ...]:
         """Return all declarations."""
@@ -946,16 +1133,71 @@ class Tracking:
         """Return the declarations that hold for objects of a class."""
         found = self._by_class.get(cls)
         if found is None:
-            found = tuple(t for t in self._tracked if issubclass(cls, t.model))
+            mapper: Mapper[Any] = sa.inspect(cls)
+            found = tuple(t for t in self._tracked if _covers(t, mapper))
             self._by_class[cls] = found
         return found
 
-    def groups(self, cls: type) -> tuple[tuple[Tracked, ...], ...]:
-        """Return the same, those of one model together."""
-        found = self._groups.get(cls)
+    def groups(self, cls: type, more: tuple[Tracked, ...] = ()) -> tuple[Group, ...]:
+        """Return the same, those of one model that are read in one way together.
+
+        Args:
+            more: Declarations that hold besides, at the moment.
+        """
+        key = (cls, *more)
+        found = self._groups.get(key)
         if found is None:
-            found = self._groups[cls] = by_model(self.of_class(cls))
+            mapper: Mapper[Any] = sa.inspect(cls)
+            own = (*self.of_class(cls), *(t for t in more if _covers(t, mapper)))
+            models = dict.fromkeys(t.model for t in own)
+            groups = [g for m in models for g in self._groups_of(m, more)]
+            if len(self._groups) >= _MAX_GROUPS:
+                self._groups.clear()
+            found = self._groups[key] = tuple(groups)
         return found
+
+    def _groups_of(self, model: type, more: tuple[Tracked, ...]) -> tuple[Group, ...]:
+        # One for all classes that have them: a row has one entry in a commit.
+        key = (model, *more)
+        found = self._by_model.get(key)
+        if found is None:
+            known = (*self._tracked, *more)
+            late = frozenset(t.kind for t in known if t.home is None)
+            found = _grouped([t for t in known if t.model is model], late)
+            if len(self._by_model) >= _MAX_GROUPS:
+                self._by_model.clear()
+            self._by_model[key] = found
+        return found
+
+    def siblings(self, cls: type) -> tuple[Group, ...]:
+        """Return the groups whose rows an object becomes that changes its class.
+
+        They are other classes of the same table, told apart by a discriminator.
+        """
+        found = self._siblings.get(cls)
+        if found is None:
+            mapper: Mapper[Any] = sa.inspect(cls)
+            own = self.of_class(cls)
+            models = dict.fromkeys(
+                t.model
+                for t in self._tracked
+                if t.mapper.single
+                and t.mapper.local_table is mapper.local_table
+                and t not in own
+            )
+            groups = (g for m in models for g in self._groups_of(m, ()))
+            found = self._siblings[cls] = tuple(groups)
+        return found
+
+    def tables(
+        self, more: tuple[Tracked, ...] = ()
+    ) -> Mapping[Any, tuple[Mapper[Any], ...]]:
+        """Return the tables in which rows of tracked models are, with the models."""
+        if more:
+            return _by_table((*self._tracked, *more))
+        if self._tables is None:
+            self._tables = _by_table(self._tracked)
+        return self._tables
 
     def of_room(self, room: Room) -> tuple[Tracked, ...]:
         """Return the declarations that have rows in a kind of room."""

@@ -26,6 +26,7 @@ from tests.support.following import (
     events,
     snapshot,
 )
+from tests.support.vectors import vectors
 
 
 def item(world: World, declare: Callable[..., Any] | None = None, **track: Any) -> Any:
@@ -500,6 +501,22 @@ def test_leaves_a_value_out_that_can_not_be_sent(
         ("bag", "board:<int:board_id>")
     }
     assert "4711" not in caplog.text + repr(failures)
+
+
+@pytest.mark.parametrize("case", vectors("left_out"), ids=lambda case: case["about"])
+def test_sends_of_a_row_what_can_be_sent(world: World, case: dict[str, Any]) -> None:
+    class Thing(world.Base):  # type: ignore[misc, name-defined]
+        __tablename__ = "thing"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        a: Mapped[Any] = mapped_column(sa.JSON, nullable=True)
+        b: Mapped[Any] = mapped_column(sa.JSON, nullable=True)
+
+    world.livepush.track(rooms=world.room("all"), fields=("id", "a", "b"))(Thing)
+    world.create_tables()
+    screen = world.screen("all")
+    add(world, Thing(**case["row"]))
+    assert screen.follow() == [("thing.created", case["sent"])]
+    screen.check()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,366 @@
+"""What a transaction has done to rows, what they have become, and what that pushes.
+
+Rows of one table are read while the transaction has them locked, so that their stamps
+order their versions as their commits do. Of several tables one lock orders nothing:
+those are read after the commit, from one snapshot, whose stamp is a moment before it;
+who commits last then reads last, and with the highest stamp. When either happens is
+``capture``'s part.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import SessionTransaction
+
+from .failures import Failure, Failures
+from .flushes import SAME, Op, RowId
+from .protocol.batch import Batch
+from .rows import PrimaryKey, Rows, harmless, is_application_s
+from .tracking import Change, Group, Tracked, Values
+
+log = logging.getLogger(__name__)
+
+# Rows of one transaction that are pushed; of more, the rooms are told to read anew. A
+# screen is better off with that than with so many rows.
+_MAX_PUSHED = 10_000
+# Rows whose keys a transaction holds in memory; with more, all rooms read anew.
+_MAX_ROWS = 200_000
+
+# What a row has become, and its stamp; None: it is gone, or nothing orders it.
+Read = tuple[Values | None, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something to be pushed after a commit that is no change of a row.
+
+    Args:
+        batch: What is added to the batch of the commit.
+        on_close: Whether it is pushed too when a transaction that has written nothing
+            is closed, neither committed nor rolled back.
+        of_rows: Whether it stands for changed rows, and is pushed only when those are.
+    """
+
+    batch: Batch
+    on_close: bool = True
+    of_rows: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Frame:
+    """A root or nested transaction, and what was flushed in it.
+
+    Args:
+        ops: What was done to each row.
+        reads: What rows have become, where that was read since they were last written.
+        stale: Declarations of which it is not known which rows were written.
+    """
+
+    transaction: SessionTransaction | None
+    ops: dict[RowId, Op] = field(default_factory=dict)
+    reads: dict[RowId, Read] = field(default_factory=dict)
+    stale: dict[Tracked, None] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+    committed: bool = False
+    wrote: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to push."""
+        return not (self.ops or self.stale or self.notes)
+
+    @property
+    def concerns_rows(self) -> bool:
+        """Whether it has changes of rows, or what stands for them."""
+        return bool(self.ops or self.stale) or any(n.of_rows for n in self.notes)
+
+    @property
+    def concerned(self) -> dict[Tracked, None]:
+        """The declarations of the rows it has."""
+        found = dict(self.stale)
+        for group, _ in self.ops:
+            found.update(dict.fromkeys(group.tracked))
+        return found
+
+    def add(self, op: Op) -> None:
+        """Add what was done to a row."""
+        known = self.ops.get(op.row)
+        self.ops[op.row] = op if known is None else known.then(op)
+        self.reads.pop(op.row, None)
+        if len(self.ops) > _MAX_ROWS:
+            self.lose(self.concerned)
+            self.ops.clear()
+            self.reads.clear()
+
+    def lose(self, tracked: Iterable[Tracked]) -> None:
+        """Give up knowing which rows of declarations were written."""
+        self.stale.update(dict.fromkeys(tracked))
+
+    def include(self, inner: Frame) -> None:
+        """Take over what a transaction inside this one has committed."""
+        for op in inner.ops.values():
+            self.add(op)
+        self.reads.update((r, v) for r, v in inner.reads.items() if r in self.ops)
+        self.stale.update(inner.stale)
+        self.notes.extend(inner.notes)
+        self.wrote |= inner.wrote
+
+
+class Commits:
+    """Reads what transactions have written, and says what is pushed.
+
+    Args:
+        rows: Reads rows.
+        failures: Takes note of what can't be read.
+        apart: Lets functions of the application have sessions of their own.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        *,
+        failures: Failures,
+        apart: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._rows = rows
+        self._failures = failures
+        self._apart = apart
+
+    # -- before COMMIT ---------------------------------------------------------------
+
+    def read(self, frame: Frame) -> None:
+        """Read what the rows of one table have become that the transaction has locked.
+
+        One SELECT for each model, on each of the session's connections, in one
+        savepoint where there must be one.
+
+        Raises:
+            DBAPIError: It is the application's to know: the transaction is gone.
+        """
+        connections: dict[Connection, list[Op]] = {}
+        for row, op in frame.ops.items():
+            if row[0].home is not None and row not in frame.reads:
+                connections.setdefault(op.connection, []).append(op)
+        whole = len(frame.ops) <= _MAX_PUSHED
+        for connection, ops in connections.items():
+            self._read_on(connection, ops, frame, whole=whole)
+
+    def _read_on(
+        self, connection: Connection, ops: list[Op], frame: Frame, *, whole: bool
+    ) -> None:
+        written: dict[Group, list[PrimaryKey]] = {}
+        for op in ops:
+            if not op.gone:
+                written.setdefault(op.group, []).append(op.key)
+        try:
+            with harmless(connection) if written else nullcontext():
+                for group, keys in written.items():
+                    self._read_group(connection, group, keys, frame, whole=whole)
+        except Exception as error:
+            if is_application_s(error):
+                raise
+            for group, keys in written.items():  # whose fault it is does not show
+                self._try_group(connection, group, keys, frame, whole=whole)
+        without = [op.row for op in ops if op.row not in frame.reads]
+        if without:
+            stamps = [frame.reads[op.row][1] for op in ops if op.row in frame.reads]
+            self._stamp_gone(connection, without, stamps, frame)
+
+    def _try_group(
+        self,
+        connection: Connection,
+        group: Group,
+        keys: list[PrimaryKey],
+        frame: Frame,
+        *,
+        whole: bool,
+    ) -> None:
+        try:
+            with harmless(connection):
+                self._read_group(connection, group, keys, frame, whole=whole)
+        except Exception as error:
+            if is_application_s(error):
+                raise
+            self._lose(frame, group, error)
+
+    def _lose(self, frame: Frame, group: Group, error: Exception) -> None:
+        frame.lose(group.tracked)
+        self._note(group, error)
+
+    def _note(self, group: Group, error: Exception) -> None:
+        self._failures.note(
+            (group.model, "read"),
+            Failure(
+                f"Rows of {group.model.__name__} that were written can't be read; "
+                "their rooms are told to read anew. The traceback says why: mostly the "
+                "database lacks a column, or its user may not read it.",
+                kind=group.tracked[0].kind,
+            ),
+            error=error,
+        )
+
+    def _read_group(
+        self,
+        connection: Connection,
+        group: Group,
+        keys: list[PrimaryKey],
+        frame: Frame,
+        *,
+        whole: bool,
+    ) -> None:
+        names = group.reads if whole else group.membership
+        found = self._rows.written(connection, group, keys, names=names)
+        for key, (values, stamp) in found.items():
+            frame.reads[group, key] = values, stamp if whole else None
+
+    def _stamp_gone(
+        self,
+        connection: Connection,
+        gone: list[RowId],
+        stamps: list[int | None],
+        frame: Frame,
+    ) -> None:
+        """Give rows that are not there any more a stamp of a moment after their end."""
+        try:
+            if not stamps:
+                stamps = [self._rows.now(connection)]
+        except Exception as error:
+            if is_application_s(error):
+                raise
+            for group in {group for group, _ in gone}:
+                self._lose(frame, group, error)
+            return
+        known = [stamp for stamp in stamps if stamp is not None]
+        stamp = max(known) if len(known) == len(stamps) else None
+        for row in gone:
+            if row[0].tracked[0] not in frame.stale:
+                frame.reads[row] = None, stamp
+
+    # -- after the commit ------------------------------------------------------------
+
+    def batch(
+        self,
+        frame: Frame,
+        *,
+        since: float | None = None,
+        allowed: bool = True,
+        uncertain: bool = False,
+        undone: bool = False,
+    ) -> Batch:
+        """Return what a root transaction pushes; its connections are back in the pool.
+
+        Functions of the application run in here, and rows of several tables are read.
+
+        Args:
+            since: A moment before it was committed.
+            allowed: Whether changes of rows are pushed.
+            uncertain: Whether it may not have been committed.
+            undone: Whether it may be that only the end of it was committed, and rows
+                that were flushed earlier are not what they were.
+        """
+        batch = Batch(since)
+        if allowed:
+            stale = dict(frame.stale)
+            reads = self._all_reads(frame, stale)
+            calls = any(t.calls for group, _ in frame.ops for t in group.tracked)
+            with self._apart() if calls else nullcontext():
+                for row, op in frame.ops.items():
+                    self._push(op, reads.get(row), batch, stale)
+                    if uncertain and op.own is not None:
+                        _invalidate(op.group, op.own, batch)
+            for tracked in stale:
+                tracked.invalidate_everywhere(batch)
+            if undone:
+                batch = batch.doubted()
+        for note in frame.notes:
+            if allowed or not note.of_rows:
+                batch.include(note.batch)
+        return batch.doubted() if uncertain else batch
+
+    def _push(
+        self, op: Op, read: Read | None, batch: Batch, stale: dict[Tracked, None]
+    ) -> None:
+        tracked = op.group.tracked
+        if op.doubtful:
+            stale.update(dict.fromkeys(tracked))
+        if read is None:
+            return  # it could not be read, and all rooms are told so
+        after, stamp = read
+        before = op.before
+        if before is SAME:
+            if after is None:
+                # Something took it away, a trigger or another transaction.
+                if op.own is None:
+                    stale.update(dict.fromkeys(tracked))
+                else:
+                    _invalidate(op.group, op.own, batch)
+                return
+            before = after
+        if after is None and stamp is None and op.own is not None:
+            _invalidate(op.group, op.own, batch)
+        if before and after and any(before[n] != after[n] for n in op.loose):
+            # Other transactions have moved it meanwhile, by other tables.
+            stale.update(dict.fromkeys(tracked))
+        if before is not None or after is not None:
+            change = Change(before, after, op.touched, stamp)
+            for each in tracked:
+                each.push(change, batch)
+
+    def _all_reads(
+        self, frame: Frame, stale: dict[Tracked, None]
+    ) -> Mapping[RowId, Read]:
+        unread: dict[tuple[Engine | Connection, Group], list[Op]] = {}
+        for row, op in frame.ops.items():
+            if row not in frame.reads and op.group.tracked[0] not in stale:
+                unread.setdefault((_bind(op.connection), op.group), []).append(op)
+        if not unread:
+            return frame.reads
+        whole = len(frame.ops) <= _MAX_PUSHED
+        reads = dict(frame.reads)
+        for (bind, group), ops in unread.items():
+            try:
+                found = self._committed(bind, group, ops)
+            except Exception as error:  # noqa: BLE001 - the view goes on
+                stale.update(dict.fromkeys(group.tracked))
+                self._note(group, error)
+                continue
+            for row, (values, stamp) in found.items():
+                # What was to be read in the transaction and was not, since a listener
+                # of the application came between, has no stamp that fits its others.
+                ordered = whole and group.home is None
+                reads[row] = values, stamp if ordered else None
+        return reads
+
+    def _committed(
+        self, bind: Engine | Connection, group: Group, ops: Sequence[Op]
+    ) -> dict[RowId, Read]:
+        options = ops[0].connection.get_execution_options()
+        translated = options.get("schema_translate_map")
+        gone = any(op.gone for op in ops)
+        with self._rows.afterwards(bind, translated) as reader:
+            # Before the rows are: another transaction may insert one of them again.
+            stamp = reader.now() if gone else None
+            found = reader.committed(group, [op.key for op in ops])
+        # A row that this reader does not see need not be gone: then nothing orders it.
+        return {
+            op.row: found.get(op.key, (None, stamp if op.gone else None)) for op in ops
+        }
+
+
+def _bind(connection: Connection) -> Engine | Connection:
+    """Return where the rows of a transaction that has ended are read.
+
+    Where the application has opened the connection itself, it may have begun a
+    transaction there that goes on, and nobody else sees what is in it.
+    """
+    return connection.engine if connection.closed else connection
+
+
+def _invalidate(group: Group, values: Values, batch: Batch) -> None:
+    for tracked in group.tracked:
+        tracked.invalidate(values, batch)
