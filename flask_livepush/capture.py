@@ -57,7 +57,7 @@ from .failures import Failure, Failures
 from .flushes import Flush
 from .protocol.batch import Batch
 from .protocol.publication import Position
-from .rows import Rows, ends_transaction, is_application_s
+from .rows import PrimaryKey, Rows, ends_transaction, is_application_s
 from .sessions import refusal
 from .tracking import Group, Tracked, Tracking
 
@@ -335,10 +335,10 @@ class Capture:
         state = self._following.get(context.connection)
         if state is None:
             return
-        # An interruption is taken for a lost connection, as nobody knows what was done.
-        state.lost |= context.is_disconnect
         state.undone |= ends_transaction(context.original_exception)
-        if state.committing and context.statement is None:
+        if state.committing and context.statement is None:  # it is COMMIT
+            # After an interruption, as after a lost connection, nobody knows.
+            state.lost |= context.is_disconnect
             state.refused_commit |= not context.is_disconnect
 
     @_guarded
@@ -502,33 +502,52 @@ class Capture:
 
     def _on_cursor(
         self, cursor: Any, statement: str, parameters: Any, context: Any
-    ) -> None:
-        """Look at a statement just before the driver is given it."""
-        compiled: Any = context.compiled
-        if compiled is None:
-            return
+    ) -> bool | None:
+        """Look at a statement just before the driver is given it.
+
+        Returns:
+            True: It has been given it in here.
+        """
         writes = context.isupdate or context.isdelete or context.isinsert
-        if not (writes or getattr(compiled, "ctes", None)):
-            return
+        if not (writes or getattr(context.compiled, "ctes", None)):
+            return None
         state = self._following.get(context.root_connection)
         if state is None:
-            return
+            return None
         try:
-            self._before_statement(state, context, writes=writes)
+            unsure = self._before_statement(state, context, writes=writes)
         except Exception as error:
             if is_application_s(error, waiting=True):
                 raise
             self._failed("_on_cursor", error, state.session())
+            return None
+        if not unsure:
+            return None
+        flush, keys = unsure
+        dialect = context.dialect
+        run = dialect.do_executemany if context.executemany else dialect.do_execute
+        run(cursor, statement, parameters, context)
+        flush.deleted(keys, cursor.rowcount)
+        return True
 
-    def _before_statement(self, state: _State, context: Any, *, writes: bool) -> None:
+    def _before_statement(
+        self, state: _State, context: Any, *, writes: bool
+    ) -> tuple[Flush, list[PrimaryKey]] | None:
+        """Read what a statement is about to change.
+
+        Returns:
+            What has to be told how many rows a DELETE has found, and of which.
+        """
         flush = state.flush or state.statement
-        if flush is not None and not context.isinsert:
-            if writes and not (state.refused or self._suppressed.get()):
-                flush.before_statement(context)
-        elif not writes or flush is None:
+        unsure = None
+        if not writes or flush is None:
             self._on_hidden_writes(state, context)
+        elif not (context.isinsert or state.refused or self._suppressed.get()):
+            keys = flush.before_statement(context)
+            unsure = (flush, keys) if keys else None
         if writes:
             state.wrote.add(context.root_connection)
+        return unsure
 
     def _on_hidden_writes(self, state: _State, context: Any) -> None:
         """Look for statements that write inside a WITH (PostgreSQL)."""
@@ -567,11 +586,22 @@ class Capture:
     def _on_execute(self, execution: ORMExecuteState) -> Any:
         if isinstance(execution.statement, sa.Select):
             return None
+        try:
+            followed = self._on_statement(execution)
+        except Exception as error:  # noqa: BLE001 - the statement is the application's
+            self._failed("_on_statement", error, execution.session)
+            return None
+        return None if followed is None else self._run(execution, *followed)
+
+    def _on_statement(
+        self, execution: ORMExecuteState
+    ) -> tuple[Mapper[Any], Any, statements.Keys] | None:
+        """Take notice of a statement; return it if it is to be followed by row."""
+        session = execution.session
+        state = self._state(session)
         statement = statements.unwrapped(execution.statement)
         if not statements.writes(statement):
             return None
-        session = execution.session
-        state = self._state(session)
         self._ensure_frames(session, state)
         state.top.wrote = True
         mapper = execution.bind_mapper
@@ -580,59 +610,65 @@ class Capture:
         if not execution.is_orm_statement or not isinstance(statement, UpdateBase):
             return None
         keys = self._keys_of(execution, mapper, statement)
-        if keys is None:
-            dialect = session.get_bind(mapper=mapper).dialect.name
-            parameters = execution.parameters
-            self._note_statement(state, mapper, statement, parameters, dialect)
-            return None
-        return self._run(execution, state, mapper, statement, keys)
+        if keys is not None:
+            return mapper, statement, keys
+        self._note_orm_statement(execution, mapper, statement)
+        return None
 
     def _keys_of(
         self, execution: ORMExecuteState, mapper: Mapper[Any], statement: Any
     ) -> statements.Keys | None:
-        """Return the rows a statement is on, where it is to be followed by row."""
+        """Return the rows a statement is on, where it can be followed by row."""
         concerned = (*self._tracking.of_model(mapper.class_), *self._more())
-        covering = {t for g in self._groups(mapper.class_) for t in g.tracked}
-        if not concerned or not set(concerned) <= covering:
+        groups = self._groups(mapper.class_)
+        if not concerned or not {*concerned} <= {t for g in groups for t in g.tracked}:
             return None  # of a subclass, which the statement says nothing of
         try:
             keys = statements.keys_of(mapper, statement, execution.parameters)
-            if keys is not None and not keys.ordered:
-                # Their locks would be taken in another order than its own.
-                groups = self._groups(mapper.class_)
-                keys = None if any(g.moves(keys.touched) for g in groups) else keys
-            return keys
-        except Exception as error:  # noqa: BLE001 - it is followed by room instead
-            self._failed("_keys_of", error, None)
+        except Exception as error:  # noqa: BLE001 - its rooms are told instead
+            self._note_unknown(concerned[0], error)
             return None
+        if keys is not None and not keys.ordered:
+            # Our locks would be taken in another order than its own.
+            return None if any(g.moves(keys.touched) for g in groups) else keys
+        return keys
 
     def _run(
         self,
         execution: ORMExecuteState,
-        state: _State,
         mapper: Mapper[Any],
         statement: Any,
         keys: statements.Keys,
     ) -> Any:
         """Run a statement on rows of known primary keys, and follow it as a flush."""
         session = execution.session
+        state = self._state(session)
         following = self._begin(session, state)
         following.expect(mapper, keys.found, touched=keys.touched)
-        dialect = session.get_bind(mapper=mapper).dialect.name
         before, state.statement = state.statement, following
         try:
             result = execution.invoke_statement()
         finally:
             state.statement = before
         matched = getattr(result, "rowcount", -1)
-        if keys.certain or matched == len(keys.found):
-            # Each of these rows is locked now.
-            for op in following.ops():
-                state.top.add(op)
-        elif matched != 0:
-            parameters = execution.parameters
-            self._note_statement(state, mapper, statement, parameters, dialect)
+        try:
+            if keys.certain or matched == len(keys.found):
+                # Each of these rows is locked now.
+                for op in following.ops():
+                    state.top.add(op)
+            elif matched != 0:
+                self._note_orm_statement(execution, mapper, statement)
+        except Exception as error:  # noqa: BLE001 - the statement has been run
+            self._failed("_run", error, session)
         return result
+
+    def _note_orm_statement(
+        self, execution: ORMExecuteState, mapper: Mapper[Any], statement: Any
+    ) -> None:
+        dialect = execution.session.get_bind(mapper=mapper).dialect.name
+        state = self._state(execution.session)
+        parameters = execution.parameters
+        self._note_statement(state, mapper, statement, parameters, dialect)
 
     def _note_statement(
         self,
@@ -647,18 +683,21 @@ class Capture:
             try:
                 rooms = statements.rooms_of(tracked, statement, parameters, dialect)
             except Exception as error:  # noqa: BLE001 - all rooms are told instead
-                self._failures.note(
-                    (tracked, "statement"),
-                    Failure(
-                        f"The rooms of a bulk statement on {tracked.name} can't be "
-                        "found out; all of its kind are told to read anew. This is a "
-                        "fault of flask_livepush: please report it with the traceback.",
-                        kind=tracked.kind,
-                    ),
-                    error=error,
-                )
+                self._note_unknown(tracked, error)
                 rooms = None
             state.top.notes.append(_bulk(tracked, rooms))
+
+    def _note_unknown(self, tracked: Tracked, error: Exception) -> None:
+        self._failures.note(
+            (tracked, "statement"),
+            Failure(
+                f"The rooms of a bulk statement on {tracked.name} can't be found out; "
+                "all of its kind are told to read anew. This is a fault of "
+                "flask_livepush: please report it with the traceback.",
+                kind=tracked.kind,
+            ),
+            error=error,
+        )
 
     # -- pushing ---------------------------------------------------------------------
 

@@ -158,39 +158,36 @@ class Commits:
             if not op.gone:
                 written.setdefault(op.group, []).append(op.key)
         try:
-            with harmless(connection) if written else nullcontext():
+            with harmless(connection):
                 for group, keys in written.items():
                     self._read_group(connection, group, keys, frame, whole=whole)
+                self._stamp_gone(connection, ops, frame)
         except Exception as error:
             if is_application_s(error):
                 raise
-            for group, keys in written.items():  # whose fault it is does not show
-                self._try_group(connection, group, keys, frame, whole=whole)
-        without = [op.row for op in ops if op.row not in frame.reads]
-        if without:
-            stamps = [frame.reads[op.row][1] for op in ops if op.row in frame.reads]
-            self._stamp_gone(connection, without, stamps, frame)
+            for group in {op.group for op in ops}:  # whose fault it is does not show
+                self._try_group(connection, group, ops, frame, whole=whole)
 
     def _try_group(
         self,
         connection: Connection,
         group: Group,
-        keys: list[PrimaryKey],
+        ops: list[Op],
         frame: Frame,
         *,
         whole: bool,
     ) -> None:
+        own = [op for op in ops if op.group is group]
+        keys = [op.key for op in own if not op.gone]
         try:
             with harmless(connection):
                 self._read_group(connection, group, keys, frame, whole=whole)
+                self._stamp_gone(connection, own, frame)
         except Exception as error:
             if is_application_s(error):
                 raise
-            self._lose(frame, group, error)
-
-    def _lose(self, frame: Frame, group: Group, error: Exception) -> None:
-        frame.lose(group.tracked)
-        self._note(group, error)
+            frame.lose(group.tracked)
+            self._note(group, error)
 
     def _note(self, group: Group, error: Exception) -> None:
         self._failures.note(
@@ -218,28 +215,16 @@ class Commits:
         for key, (values, stamp) in found.items():
             frame.reads[group, key] = values, stamp if whole else None
 
-    def _stamp_gone(
-        self,
-        connection: Connection,
-        gone: list[RowId],
-        stamps: list[int | None],
-        frame: Frame,
-    ) -> None:
+    def _stamp_gone(self, connection: Connection, ops: list[Op], frame: Frame) -> None:
         """Give rows that are not there any more a stamp of a moment after their end."""
-        try:
-            if not stamps:
-                stamps = [self._rows.now(connection)]
-        except Exception as error:
-            if is_application_s(error):
-                raise
-            for group in {group for group, _ in gone}:
-                self._lose(frame, group, error)
+        gone = [op.row for op in ops if op.row not in frame.reads]
+        if not gone:
             return
-        known = [stamp for stamp in stamps if stamp is not None]
-        stamp = max(known) if len(known) == len(stamps) else None
+        stamps = [frame.reads[op.row][1] for op in ops if op.row in frame.reads]
+        known = [stamp for stamp in stamps or [self._rows.now(connection)] if stamp]
+        stamp = max(known) if len(known) == max(1, len(stamps)) else None
         for row in gone:
-            if row[0].tracked[0] not in frame.stale:
-                frame.reads[row] = None, stamp
+            frame.reads[row] = None, stamp
 
     # -- after the commit ------------------------------------------------------------
 

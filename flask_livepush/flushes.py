@@ -151,6 +151,7 @@ class Flush:
         self._wrote = wrote
         self._coming: dict[InstanceState[Any] | PrimaryKey, _Coming] = {}
         self._before: dict[RowId, _Was] = {}
+        self._seen: set[InstanceState[Any]] = set()
         self._puts: dict[RowId, _Put] = {}
         self._deletes: dict[RowId, Connection] = {}
 
@@ -208,19 +209,28 @@ class Flush:
                             coming.connection, coming.key, coming.touched, None
                         )
 
-    def before_statement(self, context: Any) -> None:
+    def before_statement(self, context: Any) -> list[PrimaryKey]:
         """Read where the rows are that an UPDATE or DELETE is to move or delete.
 
         Called just before the database is given the statement.
 
         Args:
             context: Its SQLAlchemy ``ExecutionContext``.
+
+        Returns:
+            The keys of a DELETE's rows, where one is not there: mostly another
+            transaction has deleted it, but before the statement runs yet another may
+            insert it again. Then :meth:`deleted` must be told how many there were.
         """
         compiled: Any = context.compiled
         statement = compiled.statement
         table = getattr(statement, "table", None)
-        if table is None or table not in self._tables():
-            return
+        mappers = () if table is None else self._tables().get(table, ())
+        if not mappers:
+            return []
+        # The ORM may have annotated it; that is another object of the same hash.
+        table = next(t for t in mappers[0].tables if hash(t) == hash(table))
+        assert isinstance(table, sa.Table)
         connection = context.root_connection
         deleted: bool = context.isdelete
         coming = {
@@ -246,6 +256,25 @@ class Flush:
                     wanted.setdefault(group, {})[key] = touched
         for group, rows in wanted.items():
             self._read_before(connection, group, table, rows, deleted=deleted)
+        if not deleted or not any(self._is_missing(c) for c in coming.values()):
+            return []
+        return _statement_keys(context, table, coming)
+
+    def _is_missing(self, coming: _Coming) -> bool:
+        found = (self._before.get((group, coming.key)) for group in coming.groups)
+        return any(was is not None and was.values is None for was in found)
+
+    def deleted(self, keys: Sequence[PrimaryKey], count: int) -> None:
+        """Take notice of how many of these rows a DELETE has found."""
+        wanted = set(keys)
+        missing = {
+            row
+            for row, was in self._before.items()
+            if was.values is None and row[1] in wanted
+        }
+        if count != len(wanted) - len({key for _, key in missing}):
+            for row in missing:
+                del self._before[row]  # it was somewhere after all
 
     def _unannounced(
         self, context: Any, table: sa.Table, announced: set[PrimaryKey]
@@ -337,6 +366,9 @@ class Flush:
     ) -> None:
         """Note that an object's row was inserted or updated."""
         instance: InstanceState[Any] = sa.inspect(target)
+        if instance in self._seen:
+            return  # of a class and a base class that are both listened to
+        self._seen.add(instance)
         coming = self._coming.pop(instance, None)
         groups = coming.groups if coming else self._groups(type(target))
         if not groups and not (coming and coming.siblings):
@@ -468,6 +500,19 @@ def _primary_key_binds(statement: Any, table: sa.Table) -> dict[Any, str] | None
         and isinstance(condition.right, BindParameter)
     }
     return found if all(c in found for c in table.primary_key) else None
+
+
+def _statement_keys(
+    context: Any, table: sa.Table, coming: dict[PrimaryKey, _Coming]
+) -> list[PrimaryKey]:
+    """Return the primary keys of the rows that a statement is on."""
+    names = _primary_key_binds(context.compiled.statement, table)
+    if names is None:
+        return list(coming)
+    mapper = next(iter(coming.values())).mapper
+    columns = _key_columns(mapper, table)
+    found = [tuple(p[names[c]] for c in columns) for p in context.compiled_parameters]
+    return [key for key in found if key in coming]
 
 
 def _key_columns(mapper: Mapper[Any], table: sa.Table) -> list[Any]:

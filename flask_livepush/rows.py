@@ -71,14 +71,17 @@ def _code(error: BaseException | None) -> int | str | None:
     """Return the number or SQLSTATE of a database's error, whatever the driver."""
     if isinstance(error, sa.exc.DBAPIError):
         error = error.orig
-    for name in ("sqlstate", "pgcode", "errno"):  # psycopg, psycopg2, MySQL's
+    first = error.args[0] if error is not None and error.args else None
+    if isinstance(first, int):  # of MySQL's drivers, which have an SQLSTATE too
+        return first
+    if isinstance(first, dict):  # of pg8000
+        first = first.get("C")
+        return first if isinstance(first, str) else None
+    for name in ("errno", "sqlstate", "pgcode"):  # psycopg's and psycopg2's
         code = getattr(error, name, None)
         if isinstance(code, (int, str)) and code:
             return code
-    first = error.args[0] if error is not None and error.args else None
-    if isinstance(first, dict):  # pg8000
-        first = first.get("C")
-    return first if isinstance(first, (int, str)) else None
+    return None
 
 
 def ends_transaction(error: BaseException | None) -> bool:
@@ -97,6 +100,8 @@ def is_application_s(error: BaseException, *, waiting: bool = False) -> bool:
         waiting: Whether the statement has waited for a lock that the application's own
             next statement takes: it would only wait in vain once more.
     """
+    if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
+        return True
     code = _code(error)
     if code in _ENDS_TRANSACTION or code in _RUN_AGAIN:
         return True

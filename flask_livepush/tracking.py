@@ -1133,8 +1133,8 @@ class Tracking:
         """Return the declarations that hold for objects of a class."""
         found = self._by_class.get(cls)
         if found is None:
-            mapper: Mapper[Any] = sa.inspect(cls)
-            found = tuple(t for t in self._tracked if _covers(t, mapper))
+            mapper: Mapper[Any] | None = sa.inspect(cls, raiseerr=False)
+            found = tuple(t for t in self._tracked if mapper and _covers(t, mapper))
             self._by_class[cls] = found
         return found
 

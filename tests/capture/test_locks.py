@@ -186,7 +186,7 @@ def test_moves_rows_whose_keys_have_no_order_of_their_own(
 ) -> None:
     house = world.room("house:<int:house_id>")
 
-    @world.livepush.track(rooms=house, fields=("id",))
+    @world.livepush.track(rooms=house, fields=("id",), order_by="id")
     class Flat(world.Base):  # type: ignore[misc, name-defined]
         __tablename__ = "flats"
         id: Mapped[Floor] = mapped_column(primary_key=True)

@@ -301,10 +301,42 @@ _KILL = {"postgresql": "SELECT pg_terminate_backend(:pid, 5000)", "mysql": "KILL
 
 def _kill(chat: World, session: Session) -> None:
     """Cut a session's connection, as a failover does."""
-    dialect = chat.engine.dialect.name
-    pid = session.scalar(sa.text(f"SELECT {_NUMBER[dialect]}"))
+    _cut(chat, _number(session))
+
+
+def _number(session: Session) -> Any:
+    """Return by what the database knows a session's connection."""
+    dialect = session.get_bind().dialect.name
+    return session.scalar(sa.text(f"SELECT {_NUMBER[dialect]}"))
+
+
+def _cut(chat: World, number: Any) -> None:
     with chat.engine.connect() as other:
-        other.execute(sa.text(_KILL[dialect]), {"pid": pid})
+        other.execute(sa.text(_KILL[chat.engine.dialect.name]), {"pid": number})
+
+
+def kill_at_commit(chat: World, session: Session) -> None:
+    """Cut a session's connection just before COMMIT is sent through it."""
+    number = _number(session)
+
+    @sa.event.listens_for(session.connection(), "commit", once=True)
+    def on_commit(_: sa.Connection) -> None:
+        _cut(chat, number)
+
+
+def test_invalidates_nothing_when_the_connection_is_lost_before_commit(
+    server_chat: Chat,
+) -> None:
+    screen = server_chat.screen("chat:1")
+    with server_chat.Session() as session:
+        session.add(server_chat.Message(room_id=1))
+        session.flush()
+        _kill(server_chat, session)
+        with pytest.raises(sa.exc.OperationalError):
+            session.commit()
+        session.rollback()
+    assert events(screen) == []
+    screen.check()
 
 
 def test_invalidates_when_the_connection_is_lost_at_commit(
@@ -313,8 +345,7 @@ def test_invalidates_when_the_connection_is_lost_at_commit(
     screen, other = server_chat.screens("chat:1", "chat:2")
     with server_chat.Session() as session:
         session.add(server_chat.Message(room_id=1))
-        session.flush()
-        _kill(server_chat, session)
+        kill_at_commit(server_chat, session)
         with pytest.raises(sa.exc.OperationalError):
             session.commit()
         session.rollback()

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from flask_livepush import ConfigError, UsageError
+from tests.capture.test_transactions import kill_at_commit
 from tests.support.following import Chat, check, closing, events, sqlite_url
 
 CREATED = "message.created"
@@ -155,9 +156,7 @@ def test_emits_no_application_event_when_the_commit_is_uncertain(
         session.add(chat.Message(room_id=1))
         session.flush()
         chat.livepush.emit(ROOM, "x")
-        pid = session.scalar(sa.text("SELECT pg_backend_pid()"))
-        with chat.engine.connect() as other:
-            other.execute(sa.select(sa.func.pg_terminate_backend(pid, 5000)))
+        kill_at_commit(chat, session)
         with pytest.raises(sa.exc.OperationalError):
             session.commit()
     assert events(screen) == [STALE]
