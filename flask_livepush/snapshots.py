@@ -211,7 +211,8 @@ def _is_selected(tracked: Tracked, statement: Any) -> Any:
     keys = [tracked.column(name) for name in tracked.primary_key]
     statement = getattr(statement, "statement", statement)  # of a Query
     if isinstance(statement, sa.Select):
-        statement = statement.with_only_columns(*keys, maintain_column_froms=True)
+        own = [getattr(tracked.model, name) for name in tracked.primary_key]
+        statement = statement.with_only_columns(*own, maintain_column_froms=True)
     elif not isinstance(statement, sa.SelectBase):
         raise TypeError(
             f"snapshot= of {tracked.name} returned a {type(statement).__name__}; it "

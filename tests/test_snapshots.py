@@ -270,6 +270,53 @@ def test_takes_any_select_of_the_model(database_url: str) -> None:
         assert world.bodies("timeline:4") == ["0", "1", "2", "3"]
 
 
+@pytest.mark.parametrize("joined", [True, False], ids=["joined-table", "single-table"])
+def test_finds_rows_of_a_class_of_a_hierarchy_by_a_query(
+    database_url: str, joined: bool
+) -> None:
+    with closing(World(database_url)) as world:
+        room = world.room("board:<int:board_id>")
+
+        class Shape(world.Base):  # type: ignore[misc, name-defined]
+            __tablename__ = "shape"
+            id: Mapped[int] = mapped_column(primary_key=True)
+            type: Mapped[str]
+            board_id: Mapped[int]
+            __mapper_args__ = {  # noqa: RUF012
+                "polymorphic_on": "type",
+                "polymorphic_identity": "shape",
+            }
+
+        class Circle(Shape):
+            __mapper_args__ = {"polymorphic_identity": "circle"}  # noqa: RUF012
+            radius: Mapped[int | None] = mapped_column()
+            if joined:
+                __tablename__ = "circle"
+                id: Mapped[int] = mapped_column(
+                    sa.ForeignKey("shape.id"), primary_key=True
+                )
+
+        world.livepush.track(
+            rooms=lambda row: room.name(board_id=row.board_id),
+            columns=("board_id",),
+            of=room,
+            snapshot=lambda board_id: sa.select(Circle).where(
+                Circle.board_id == board_id, Circle.radius > 1
+            ),
+            fields=("id", "radius"),
+        )(Circle)
+        world.create_tables()
+        add(
+            world,
+            Shape(board_id=1),
+            Circle(board_id=1, radius=1),
+            Circle(board_id=1, radius=2),
+            Circle(board_id=2, radius=3),
+        )
+        found = snapshot(world.livepush, "board:1")["circle"]["rows"]
+        assert found == [{"id": 3, "radius": 2}]
+
+
 def test_checks_what_a_select_finds_by_the_callable(tmp_path: Path) -> None:
     def everything(user_id: int) -> Any:
         return sa.select(world.Post)
