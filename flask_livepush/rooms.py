@@ -44,7 +44,7 @@ _CONVERTER_ERRORS = (
     HTTPException,
 )
 # Names are built again and again for the same values of these types.
-_REMEMBERED = (int, str)
+_REMEMBERED = (int, str, UUID)
 _MAX_REMEMBERED = 1000
 
 

@@ -45,7 +45,7 @@ def read(
     connect: Connect,
     apart: Apart,
 ) -> dict[str, Any]:
-    """Read the last rows of one room, in the order of the declaration.
+    """Read the newest rows of one room, the newest last.
 
     Args:
         room: One that the declaration belongs to.
@@ -115,7 +115,7 @@ class _Reading:
         self._selected = self._call(selected)
 
     def rows(self, limit: int) -> tuple[list[Values], bool]:
-        """Read rows that may be in the room, the last ones first.
+        """Read rows that may be in the room, the newest first.
 
         Returns:
             At most as many as are wanted, and whether there are no others.
@@ -188,7 +188,7 @@ class _Reading:
         if tracked.rooms:
             statement = statement.where(*self._conditions(connection))
         dialect = connection.dialect.name
-        return statement.order_by(*_backwards(tracked, dialect))
+        return statement.order_by(*_newest_first(tracked, dialect))
 
     def _conditions(self, connection: Connection) -> list[Any]:
         pattern = self._room.pattern
@@ -211,7 +211,8 @@ def _is_selected(tracked: Tracked, statement: Any) -> Any:
     keys = [tracked.column(name) for name in tracked.primary_key]
     statement = getattr(statement, "statement", statement)  # of a Query
     if isinstance(statement, sa.Select):
-        statement = statement.with_only_columns(*keys, maintain_column_froms=True)
+        own = [getattr(tracked.model, name) for name in tracked.primary_key]
+        statement = statement.with_only_columns(*own, maintain_column_froms=True)
     elif not isinstance(statement, sa.SelectBase):
         raise TypeError(
             f"snapshot= of {tracked.name} returned a {type(statement).__name__}; it "
@@ -223,14 +224,14 @@ def _is_selected(tracked: Tracked, statement: Any) -> Any:
     return (keys[0] if len(keys) == 1 else sa.tuple_(*keys)).in_(inner)
 
 
-def _backwards(tracked: Tracked, dialect: str) -> list[Any]:
-    """Return the order of the declaration, the last rows first, NULLs at the end."""
+def _newest_first(tracked: Tracked, dialect: str) -> list[Any]:
+    """Return what sorts rows, the newest first; NULL is the lowest."""
     found = []
     for given, descends in tracked.order:
         column = tracked.column(given) if isinstance(given, str) else given
-        ordered = column.asc() if descends else column.desc()
+        ordered = column.desc() if descends else column.asc()
         if dialect == "postgresql" and getattr(column, "nullable", True):
             # Where NULL is the highest; elsewhere it is the lowest.
-            ordered = ordered.nulls_first() if descends else ordered.nulls_last()
+            ordered = ordered.nulls_last() if descends else ordered.nulls_first()
         found.append(ordered)
     return found

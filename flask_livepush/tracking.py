@@ -163,9 +163,11 @@ class Tracked:
         kind: The model's name on the wire; by default its own in snake case.
         key: The primary key or a unique column, by which clients know a row.
         when: Given the row, whether it is in its rooms at all.
-        latest: How many rows a snapshot has, the last ones by ``order_by``.
-        order_by: What sorts a snapshot: names of columns ("-name" descending), or
-            expressions; the primary key by default, and among equal rows.
+        latest: How many rows a snapshot has, the newest by ``order_by``.
+        order_by: What sorts rows: names of columns ("-name" for newest first), or
+            expressions; the primary key by default, and among equal rows. As in the
+            client's stores, the last rows are the newest, or the first where the first
+            that is given descends.
         columns: The names of the columns that callables read.
         of: With a callable for rooms, the Rooms in which it may put rows.
         snapshot: With a callable for rooms, a function that is given the values of one
@@ -220,9 +222,13 @@ class Tracked:
         self.of, self.select = self._checked_of(of, snapshot)
         self.latest = self._checked_latest(latest)
         self._read_by_callables = self._checked_columns(columns, rooms, fields)
+        self._properties: list[Field] = []
         self.fields = self._checked_fields(fields)
         #: Whether functions of the application are called, which may query.
-        self.calls = bool(self.selects or self._functions(self.fields))
+        self.calls = self.selects or any(
+            callable(f) and f not in (*_CONVERSIONS, *self._properties)
+            for f in self.fields.values()
+        )
         self.order = self._checked_order(order_by)
         self._labels = [f"{encode(name)}:" for name in self.fields]
         variables = {v for room in self.rooms for v in room.pattern.variables}
@@ -768,7 +774,7 @@ class Tracked:
         return tuple(of), snapshot
 
     def _checked_order(self, order_by: Any) -> tuple[tuple[Any, bool], ...]:
-        """Return what sorts a snapshot, each with whether it descends."""
+        """Return what sorts rows, the newest first, each with whether it descends."""
         several = order_by if isinstance(order_by, (tuple, list)) else [order_by]
         if order_by is None:
             several = []
@@ -799,26 +805,17 @@ class Tracked:
             ):
                 given = given.element
             order.append((given, descends))
-        if order and order[0][1] and self._is_time(order[0][0]):
-            log.warning(
-                "track() of %s: with order_by=%r a snapshot has the oldest rows, as it "
-                "has the last of that order; for the newest leave the '-' or .desc() "
-                "out.",
-                self.name,
-                order_by if isinstance(order_by, str) else str(order[0][0]),
-            )
-        return (*order, *((name, False) for name in self.primary_key))
-
-    def _is_time(self, sorted_by: Any) -> bool:
-        if isinstance(sorted_by, str):
-            sorted_by = self._columns[sorted_by]
-        return isinstance(sorted_by.type, (sa.DateTime, sa.Date))
+        first_descends = bool(order) and order[0][1]
+        return (
+            *((given, descends is first_descends) for given, descends in order),
+            *((name, True) for name in self.primary_key),
+        )
 
     def _warn_of_keys_without_order(self) -> None:
         named = {v for room in self.rooms for v in room.pattern.variables}
         for name in self.primary_key:
             kind = self._columns[name].type
-            if name not in named and not isinstance(kind, _ORDERED):
+            if name not in named and _is_random(kind):
                 log.warning(
                     "track() of %s: the primary key %r is a %s, by which a later row "
                     "is not the higher one; where a room has more than latest=%d rows, "
@@ -930,6 +927,7 @@ class Tracked:
             return _got(getter, row)
 
         read_property.__qualname__ = f"{self.name}.{name}"
+        self._properties.append(read_property)
         return read_property
 
     def _checked_path(self, text: str) -> str:
@@ -1027,8 +1025,16 @@ def _reads_of_first(function: Callable[..., Any]) -> set[str]:
     return found
 
 
-# Primary keys by which a later row mostly is the higher one.
-_ORDERED = (sa.Integer, sa.Numeric, sa.Float, sa.Date, sa.DateTime)
+def _is_random(kind: Any) -> bool:
+    """Say whether a key's type is one of which a later row need not have more."""
+    while isinstance(kind, sa.types.TypeDecorator):
+        kind = kind.impl
+    # Of an Enum there are few rows.
+    return isinstance(kind, (sa.Uuid, sa.String, sa.LargeBinary)) and not isinstance(
+        kind, sa.Enum
+    )
+
+
 _NO_TEXT = (sa.JSON, sa.ARRAY, sa.PickleType, sa.LargeBinary)
 
 

@@ -37,6 +37,13 @@ class Level(enum.IntEnum):
     HIGH = 2
 
 
+class Size(enum.Enum):
+    """Not of numbers, but with them."""
+
+    SMALL = 1
+    LARGE = 2
+
+
 ONE, TWO = uuid.UUID(int=0xABCDEF), uuid.UUID(int=0xFEDCBA)
 
 
@@ -160,6 +167,9 @@ CASES: dict[str, Case] = {
         "x:<int:v>",
         {Level.LOW: "x:1", Level.HIGH: "x:2"},
         ("x:3",),
+    ),
+    "an Enum with numbers": Case(
+        sa.Enum(Size, name="size"), "x:<int:v>", {Size.SMALL: "x:1", Size.LARGE: "x:2"}
     ),
     "an Enum by a converter of the application's": Case(
         sa.Enum(Color, name="named"),
@@ -432,6 +442,31 @@ def test_a_name_is_that_of_the_values_that_are_read_from_it(world: World) -> Non
         session.commit()
     assert [data for _, data in screen.follow()] == [{"id": 2}]
     screen.check()
+
+
+def test_knows_rows_apart_that_a_collation_of_the_database_takes_for_the_same(
+    schema_url: str,
+) -> None:
+    with closing(World(schema_url)) as world:
+        with world.engine.begin() as connection:
+            connection.exec_driver_sql(
+                "CREATE COLLATION folding (provider = icu, locale = 'und-u-ks-level1', "
+                "deterministic = false)"
+            )
+        model = thing(world, Case(sa.String(50, collation="folding"), "x:<v>", {}))
+        screens = world.screens("x:foo", "x:Foo", "x:fóo", "x:FOO")
+        _spellings(world, model, "foo", "Foo", "fóo")
+        check(screens)
+        assert [[*screen.kinds.get("thing", {})] for screen in screens] == [
+            [1],
+            [2],
+            [3],
+            [],
+        ]
+        with world.Session() as session:
+            session.execute(sa.update(model).where(model.v == "foo").values(n=5))
+            session.commit()
+        check(screens)
 
 
 def _spellings(world: World, model: Any, *texts: str) -> None:
