@@ -6,13 +6,13 @@ It needs no Flask app, no session and no subscriber; it knows only what goes out
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .errors import BrokerError, PublicationTooLarge
+from .errors import PublicationTooLarge
 from .metrics import OFF, Metrics
 from .outgoing import Outgoing, Receipt
-from .protocol.batch import Batch, Everywhere
+from .protocol.batch import Batch
 from .protocol.encoding import encode
 from .protocol.publication import (
     Draft,
@@ -24,6 +24,9 @@ from .protocol.publication import (
 
 log = logging.getLogger(__name__)
 
+Rooms = Mapping[str, Sequence[Draft]]
+Answers = Mapping[str, Receipt | Exception]
+
 
 class Emitter:
     """Hands drafts on.
@@ -31,11 +34,20 @@ class Emitter:
     Args:
         outgoing: Where they go.
         metrics: Counts them.
+        patience: Returns how many seconds a commit of the moment may wait until what it
+            has for all rooms is told; a view never does.
     """
 
-    def __init__(self, outgoing: Outgoing, *, metrics: Metrics = OFF) -> None:
+    def __init__(
+        self,
+        outgoing: Outgoing,
+        *,
+        metrics: Metrics = OFF,
+        patience: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._outgoing = outgoing
         self._metrics = metrics
+        self._patience = patience
 
     def draft(self, event: str, data: Any) -> Draft:
         """Check and encode an application's event.
@@ -52,72 +64,102 @@ class Emitter:
         Raises:
             BrokerError: The broker refuses them.
         """
-        try:
-            return self._hand_over(room, drafts)
-        except PublicationTooLarge:
-            self._metrics.count("drops_total", "too_large", len(drafts))
-            raise
-
-    def _hand_over(
-        self, room: str, drafts: Sequence[Draft], *, since: float | None = None
-    ) -> Receipt:
-        """Hand the drafts on; count what became of them, and how fast."""
         started = self._metrics.start()
         try:
-            receipt = self._outgoing.publish(room, drafts, since=since)
+            receipt = self._outgoing.publish(room, drafts)
         except PublicationTooLarge:
-            raise  # it was not handed over; the caller knows what becomes of it
-        except Exception:
-            self._handed_over("failed", drafts, started)
+            # It was not handed over; the caller knows what becomes of it.
+            self._metrics.count("drops_total", "too_large", len(drafts))
             raise
-        self._handed_over(receipt.outcome, drafts, started)
+        except Exception as error:
+            self._handed_over({room: drafts}, {room: error}, started)
+            raise
+        self._handed_over({room: drafts}, {room: receipt}, started)
         return receipt
 
-    def _handed_over(
-        self, outcome: str, drafts: Sequence[Draft], started: float
-    ) -> None:
-        self._metrics.took("publish_seconds", started)
-        self._metrics.count("publications_total", outcome, len(drafts))
-        if outcome == "dropped":
-            self._metrics.count("drops_total", "queue_full", len(drafts))
-
     def publish_batch(self, batch: Batch) -> dict[str, Position]:
-        """Publish what a commit pushes; never raises, since the commit is done.
+        """Publish what a commit pushes; no error is raised, since the commit is done.
+
+        Somebody else's BaseException, such as gevent's ``Timeout``, passes through when
+        all that was not published waits for the sender.
 
         Returns:
             Where each room stands after it that the broker took.
         """
-        rooms = batch.rooms()
-        for stale in batch.everywhere:
-            told = invalidated(stale.kind)
-            for room in self._rooms_of(stale):
-                drafts = rooms.setdefault(room, [])
-                if told not in drafts:
-                    drafts.append(told)
         positions: dict[str, Position] = {}
-        for room, drafts in rooms.items():
-            self._try_publish(room, drafts, positions, since=batch.since)
-        return positions
-
-    def _try_publish(
-        self,
-        room: str,
-        drafts: Sequence[Draft],
-        positions: dict[str, Position],
-        *,
-        since: float | None,
-    ) -> None:
         try:
-            receipt = self._hand_over(room, drafts, since=since)
-            if receipt.position is not None:
-                positions[room] = receipt.position
-        except PublicationTooLarge as error:
-            log.error("A change is told as its kind being stale: %s", error)
-            self._try_publish(room, self._smaller(drafts), positions, since=since)
-        except BrokerError as error:
-            log.error("Publishing a commit failed: %s", error)
+            self._publish_rooms(_bounded(batch.rooms()), positions, batch.since)
         except Exception:
             log.exception("Publishing a commit failed")
+        except BaseException:
+            self._tell_everywhere(batch, patience=0.0)
+            raise
+        self._tell_everywhere(batch, patience=self._patience())
+        return positions
+
+    def publish_later(self, batch: Batch) -> None:
+        """Let the sender publish what is known of a commit; it never raises an error.
+
+        For whoever is interrupted before a commit's batch is complete: the broker is
+        not asked, and nothing is waited for.
+        """
+        try:
+            rooms = _bounded(batch.rooms())
+            if rooms:
+                answers = self._outgoing.publish_later(rooms)
+                smaller = self._too_large(rooms, answers)
+                if smaller:
+                    answers |= self._outgoing.publish_later(smaller)
+                self._count(rooms, answers)
+        except Exception:
+            log.exception("Putting off what a commit pushes failed")
+        self._tell_everywhere(batch, patience=0.0)
+
+    def _tell_everywhere(self, batch: Batch, *, patience: float) -> None:
+        if not batch.everywhere:
+            return
+        try:
+            self._outgoing.tell_everywhere(batch.everywhere)
+            if patience > 0:
+                self._outgoing.wait_until_told(patience)
+        except Exception:
+            log.exception("Telling all rooms of a commit failed")
+
+    def _publish_rooms(
+        self, rooms: Rooms, positions: dict[str, Position], since: float | None
+    ) -> None:
+        if not rooms:
+            return
+        started = self._metrics.start()
+        answers = self._outgoing.publish_all(rooms, since=since)
+        self._handed_over(rooms, answers, started)
+        refused = []
+        for room, answer in answers.items():
+            if isinstance(answer, Receipt):
+                if answer.position is not None:
+                    positions[room] = answer.position
+            elif not isinstance(answer, PublicationTooLarge):
+                refused.append(answer)
+        if refused:
+            log.error(
+                "Publishing a commit failed in %d of %d rooms: %s",
+                len(refused),
+                len(rooms),
+                refused[0],
+            )
+        smaller = self._too_large(rooms, answers)
+        self._publish_rooms(smaller, positions, since)
+
+    def _too_large(self, rooms: Rooms, answers: Answers) -> dict[str, list[Draft]]:
+        """Return what takes the place of what was too large, in its rooms."""
+        errors = {
+            room: answer
+            for room, answer in answers.items()
+            if isinstance(answer, PublicationTooLarge)
+        }
+        for error in list(errors.values())[:1]:
+            log.error("A change is told as its kind being stale: %s", error)
+        return {room: self._smaller(rooms[room]) for room in errors}
 
     def _smaller(self, drafts: Sequence[Draft]) -> list[Draft]:
         """Return the drafts without those that are too large; their kinds are stale.
@@ -135,9 +177,28 @@ class Emitter:
                     kept.append(invalidated(draft.kind))
         return kept
 
-    def _rooms_of(self, stale: Everywhere) -> list[str]:
-        try:
-            return self._outgoing.rooms_of(stale)
-        except Exception:
-            log.exception("Asking for the live rooms failed")
-            return []
+    # -- what became of it ---------------------------------------------------------
+
+    def _handed_over(self, rooms: Rooms, answers: Answers, started: float) -> None:
+        """Count what became of drafts, and how fast."""
+        if any(not isinstance(a, PublicationTooLarge) for a in answers.values()):
+            self._metrics.took("publish_seconds", started)
+        self._count(rooms, answers)
+
+    def _count(self, rooms: Rooms, answers: Answers) -> None:
+        if not self._metrics.on:
+            return
+        for room, answer in answers.items():
+            amount = len(rooms[room])
+            if isinstance(answer, PublicationTooLarge):
+                continue  # it was not handed over
+            if not isinstance(answer, Receipt):
+                self._metrics.count("publications_total", "failed", amount)
+                continue
+            self._metrics.count("publications_total", answer.outcome, amount)
+            if answer.outcome == "dropped":
+                self._metrics.count("drops_total", "queue_full", amount)
+
+
+def _bounded(rooms: dict[str, list[Draft]]) -> dict[str, list[Draft]]:
+    return rooms

@@ -66,6 +66,9 @@ M = TypeVar("M", bound=MetricsRule)
 C = TypeVar("C", bound=type)
 
 _STATE = invalidated("state")
+# Seconds that a commit outside of a request waits until what it has for all rooms is
+# told: as long as it may wait for a publication.
+_TASK_PATIENCE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +237,7 @@ class LivePush:
             open_sockets=link.open_sockets,
             hand_back=link.hand_back,
             users=presence,
-            sent=lambda: outgoing.is_empty,
+            sent=outgoing.finish,
             spawn=server.start_background_task,
             sleep=server.sleep,
             now=time.monotonic,
@@ -255,7 +258,11 @@ class LivePush:
                 config=settings,
                 broker=broker,
                 outgoing=outgoing,
-                emitter=Emitter(outgoing, metrics=meters),
+                emitter=Emitter(
+                    outgoing,
+                    metrics=meters,
+                    patience=_no_patience if queue is None else _patience,
+                ),
                 socketio=instance,
                 pages=pages,
                 meters=meters,
@@ -800,6 +807,15 @@ class LivePush:
         kinds = [] if self._models is None else self._models.kinds_of(room)
         drafts = [invalidated(kind) for kind in kinds]
         return [*drafts, _STATE] if room.state is not None or not drafts else drafts
+
+
+def _patience() -> float:
+    # A task's process may end with its commit, in ways that nobody is told of.
+    return 0.0 if has_request_context() else _TASK_PATIENCE
+
+
+def _no_patience() -> float:
+    return 0.0
 
 
 def _is_this_user(user: Any, user_id: str) -> bool:
