@@ -296,6 +296,19 @@ class RedisBroker(Broker):
                     served.confirmed.clear()
             reader.look_at([s.channel for s in self._of(reader)])
 
+    def killed(self, reader: Reader) -> None:
+        """Give the reader's rooms to a new one: nobody else would see to them."""
+        with self._lock:
+            if self._readers.get(reader.address) is not reader:
+                return
+            del self._readers[reader.address]
+            self._checks.pop(reader, None)
+            self._outages.pop(reader, None)
+            for served in self._of(reader):
+                served.confirmed.clear()
+                served.reader = self._reader(reader.address)
+                served.reader.look_at([served.channel])
+
     def may_end(self, reader: Reader) -> bool:
         """Give the reader's rooms to where they are now; say whether none is left."""
         try:

@@ -556,6 +556,32 @@ def test_goes_on_when_the_listener_raises(
         until(lambda: "a bug" in caplog.text)
 
 
+class Killed(BaseException):
+    """What ends a greenlet from outside."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_listener_that_is_killed_is_followed_by_another_one(make: Make) -> None:
+    """Bug: nothing was delivered any more in this process."""
+    broker, recorder = make()
+    kills = [Killed("its greenlet")]
+
+    def kill(room: str) -> None:
+        if kills:
+            raise kills.pop()
+
+    for room in ("a", "b"):
+        broker.subscribe(room)
+        broker.confirm(room)
+    recorder.problem = kill
+    broker.publish("a", drafts(1))
+    recorder.wait(lambda: not kills)
+    until(lambda: broker.publish("b", drafts(1)) and recorder.offsets("b"))
+    broker.confirm("a")
+    broker.publish("a", drafts(2))
+    recorder.wait(lambda: recorder.offsets("a")[-1:] == [2] or "a" in recorder.mended)
+
+
 def test_a_fork_begins_new_epochs() -> None:
     """Parent and child would give the same offsets to different publications."""
     program = """
