@@ -915,9 +915,9 @@ def test_a_slot_that_moves_takes_its_rooms_along(make: Make) -> None:
 # -- many rooms at once --------------------------------------------------------------
 
 
-def parcels(*rooms: str, again: bool = False) -> list[Parcel]:
-    """Return an event for each room, with ids by their names."""
-    return [Parcel(room, drafts(1), Attempt(f"id-{room}", again)) for room in rooms]
+def parcels(*rooms: str, id: str = "first", again: bool = False) -> list[Parcel]:
+    """Return an event for each room."""
+    return [Parcel(room, drafts(1), Attempt(id, again)) for room in rooms]
 
 
 def answers(broker: RedisBroker, found: list[Parcel]) -> dict[str, Any]:
@@ -975,7 +975,7 @@ def test_many_rooms_wait_once_for_a_server_that_hangs(
     with monkeypatch.context() as patch:
         patch.setattr(hung, "run_each", run_each)
         try:
-            found = answers(publisher, parcels(*ROOMS))
+            found = answers(publisher, parcels(*ROOMS, id="second"))
         finally:
             server.go_on()
     assert hung.waits in ([], [QUICK])
@@ -987,7 +987,7 @@ def test_many_rooms_wait_once_for_a_server_that_hangs(
     # What Redis did when it went on, it does not do again.
     until(lambda: not raises(lambda: broker.ping("a")))
     left = [room for room in ROOMS if room not in taken]
-    later = answers(publisher, parcels(*left, again=True))
+    later = answers(publisher, parcels(*left, id="second", again=True))
     assert {position.offset for position in later.values()} == {2}
     publisher.close()
 
