@@ -11,7 +11,7 @@ from typing import Any
 
 from .errors import PublicationTooLarge
 from .metrics import OFF, Metrics
-from .outgoing import Outgoing, Receipt
+from .outgoing import Outgoing, Receipt, is_stale
 from .protocol.batch import Batch
 from .protocol.encoding import encode
 from .protocol.publication import (
@@ -87,14 +87,16 @@ class Emitter:
             Where each room stands after it that the broker took.
         """
         positions: dict[str, Position] = {}
+        told: set[str] = set()
         try:
-            self._publish_rooms(_bounded(batch.rooms()), positions, batch.since)
+            rooms = self._rooms_of(batch)
+            self._publish_rooms(rooms, positions, batch.since, told=told)
         except Exception:
             log.exception("Publishing a commit failed")
         except BaseException:
-            self._tell_everywhere(batch, patience=0.0)
+            self._tell_everywhere(batch, told)
             raise
-        self._tell_everywhere(batch, patience=self._patience())
+        self._tell_everywhere(batch, told, patience=self._patience())
         return positions
 
     def publish_later(self, batch: Batch) -> None:
@@ -103,31 +105,58 @@ class Emitter:
         For whoever is interrupted before a commit's batch is complete: the broker is
         not asked, and nothing is waited for.
         """
+        told: set[str] = set()
         try:
-            rooms = _bounded(batch.rooms())
-            if rooms:
+            rooms = self._rooms_of(batch)
+            while rooms:
                 answers = self._outgoing.publish_later(rooms)
-                smaller = self._too_large(rooms, answers)
-                if smaller:
-                    answers |= self._outgoing.publish_later(smaller)
                 self._count(rooms, answers)
+                told.update(r for r, a in answers.items() if isinstance(a, Receipt))
+                rooms = self._too_large(rooms, answers)
         except Exception:
             log.exception("Putting off what a commit pushes failed")
-        self._tell_everywhere(batch, patience=0.0)
+        self._tell_everywhere(batch, told)
 
-    def _tell_everywhere(self, batch: Batch, *, patience: float) -> None:
+    def _rooms_of(self, batch: Batch) -> dict[str, list[Draft]]:
+        """Return the drafts of each room that a commit names.
+
+        Of what is stale everywhere too: what one commit has for a room is contiguous.
+        """
+        rooms = _bounded(batch.rooms())
+        for stale in batch.everywhere:
+            told = invalidated(stale.kind)
+            for room, drafts in rooms.items():
+                if told not in drafts and is_stale(stale, room):
+                    drafts.append(told)
+        return rooms
+
+    def _tell_everywhere(
+        self, batch: Batch, told: set[str], *, patience: float = 0.0
+    ) -> None:
+        """Have all rooms told what a commit has for all, but for those that know."""
         if not batch.everywhere:
             return
         try:
-            self._outgoing.tell_everywhere(batch.everywhere)
+            self._outgoing.tell_everywhere(batch.everywhere, told=frozenset(told))
             if patience > 0:
                 self._outgoing.wait_until_told(patience)
         except Exception:
             log.exception("Telling all rooms of a commit failed")
 
     def _publish_rooms(
-        self, rooms: Rooms, positions: dict[str, Position], since: float | None
+        self,
+        rooms: Rooms,
+        positions: dict[str, Position],
+        since: float | None,
+        *,
+        told: set[str],
     ) -> None:
+        """Publish to the rooms of a commit.
+
+        Args:
+            positions: Gets where rooms stand after it.
+            told: Gets the rooms that have it, or will.
+        """
         if not rooms:
             return
         started = self._metrics.start()
@@ -136,6 +165,7 @@ class Emitter:
         refused = []
         for room, answer in answers.items():
             if isinstance(answer, Receipt):
+                told.add(room)
                 if answer.position is not None:
                     positions[room] = answer.position
             elif not isinstance(answer, PublicationTooLarge):
@@ -148,7 +178,7 @@ class Emitter:
                 refused[0],
             )
         smaller = self._too_large(rooms, answers)
-        self._publish_rooms(smaller, positions, since)
+        self._publish_rooms(smaller, positions, since, told=told)
 
     def _too_large(self, rooms: Rooms, answers: Answers) -> dict[str, list[Draft]]:
         """Return what takes the place of what was too large, in its rooms."""

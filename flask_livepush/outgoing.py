@@ -77,6 +77,8 @@ _DEAD = 60.0
 # between two looks.
 _LAST_WORDS = 5.0
 _LOOK = 0.001
+# Seconds before the sender asks for all rooms, and between two chunks of them.
+_BREATH = 0.003
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +122,19 @@ class _Sender:
     Args:
         heard: When it last did something.
         source: Where it has what it sends from: the first ``out`` are on their way.
-        listing: Kinds for which it asks for the rooms.
+        listing: Kinds for which it asks for the rooms, and rooms that know.
         together: How many parcels it hands over together.
         sent: How many it has been rid of.
+        tried: Whether it has asked for rooms in vain.
     """
 
     heard: float
     source: deque[_Waiting] = field(default_factory=deque)
     out: int = 0
-    listing: tuple[Everywhere, ...] = ()
+    listing: dict[Everywhere, frozenset[str]] = field(default_factory=dict)
     together: int = _TOGETHER
     sent: int = 0
+    tried: bool = False
 
 
 class Outgoing:
@@ -173,9 +177,9 @@ class Outgoing:
         self._queue: deque[_Waiting] = deque()
         self._bytes = 0
         self._stale: dict[str, set[str]] = {}
-        # What is stale everywhere and not taken by the sender yet; then, room by room,
-        # what it has taken and not told yet.
-        self._everywhere: dict[Everywhere, None] = {}
+        # What is stale everywhere and not taken by the sender yet, and the rooms that
+        # know; then, room by room, what it has taken and not told yet.
+        self._everywhere: dict[Everywhere, frozenset[str]] = {}
         self._telling: deque[_Waiting] = deque()
         self._open = False
         self._said_away = False  # the log has it that the broker is away
@@ -230,7 +234,7 @@ class Outgoing:
 
     def publish_all(
         self, rooms: Mapping[str, Sequence[Draft]], *, since: float | None = None
-    ) -> dict[str, Receipt | BrokerError]:
+    ) -> dict[str, Receipt | Exception]:
         """Publish what one commit has for rooms, or let it wait for the broker.
 
         What the broker refuses in one room is no other room's business. What fails in
@@ -242,7 +246,7 @@ class Outgoing:
             since: A moment before the commit; None: now.
 
         Returns:
-            For each room its receipt, or the error with which it was refused.
+            For each room its receipt, or why the broker did not take it.
         """
         return self._publish(rooms, since, keep=True)
 
@@ -261,6 +265,7 @@ class Outgoing:
         ]
         left = dict(enumerate(parcels))
         unsure: list[Parcel] = []
+        failed: list[Parcel] = []
         answers: dict[str, Any] = {}
         try:
             for number, answer in () if self._open else self._hand_over(parcels):
@@ -274,16 +279,18 @@ class Outgoing:
                     log.error(
                         "Publishing failed; it is tried once more", exc_info=answer
                     )
-                    unsure.append(parcel)
+                    answers[parcel.room] = answer
+                    failed.append(parcel)
                 else:
                     answers[parcel.room] = answer
                 del left[number]
             answers |= self._wait(unsure, again=True)
             answers |= self._wait(left.values(), check=True)
+            self._wait(failed, again=True)
         except BaseException:
             # Nobody knows which of them the broker has, and none may be lost; what
             # waits already is told from it by its id.
-            self._wait([*unsure, *left.values()], again=True)
+            self._wait([*unsure, *left.values(), *failed], again=True)
             raise
         return answers
 
@@ -317,19 +324,29 @@ class Outgoing:
             check=True,
         )
 
-    def tell_everywhere(self, stale: Iterable[Everywhere]) -> None:
+    def tell_everywhere(
+        self, stale: Iterable[Everywhere], *, told: frozenset[str] = frozenset()
+    ) -> None:
         """Let the sender tell all rooms in which kinds are stale; never waits.
 
         What is told already may have reached rooms before the commit at hand, or have
         missed rooms that began before it; so only what still waits is the same.
+
+        Args:
+            told: Rooms that have been told with the commit.
         """
         self._mind_forks()
         with self._lock:
             for one in stale:
-                if len(self._everywhere) >= _MAX_EVERYWHERE:
-                    one = Everywhere(one.kind, _any)
-                self._everywhere[one] = None
+                self._add_everywhere(one, told)
         self._begin_sending()
+
+    def _add_everywhere(self, stale: Everywhere, told: frozenset[str]) -> None:
+        """Let a kind be told, once for several commits; the lock is held."""
+        if stale not in self._everywhere and len(self._everywhere) >= _MAX_EVERYWHERE:
+            stale = Everywhere(stale.kind, _any)
+        # A room was told of all commits only if each of them has told it.
+        self._everywhere[stale] = told & self._everywhere.get(stale, told)
 
     def wait_until_told(self, seconds: float) -> bool:
         """Wait until the sender has told what is stale everywhere, but no longer.
@@ -465,7 +482,7 @@ class Outgoing:
             self._stale.setdefault(room, set()).update(kinds)
         else:
             for kind in kinds:
-                self._everywhere[Everywhere(kind, _any)] = None
+                self._add_everywhere(Everywhere(kind, _any), frozenset())
 
     def _begin_sending(self) -> None:
         """Begin a sender where none is at work; it may have been killed."""
@@ -493,14 +510,17 @@ class Outgoing:
         self._sender = None
         for number in range(min(sender.out, len(sender.source))):
             sender.source[number] = sender.source[number].again
-        self._everywhere |= dict.fromkeys(sender.listing)
+        for stale, told in sender.listing.items():
+            self._add_everywhere(stale, told)
 
     # -- the sender: one thread or greenlet, while something waits --------------------
 
     def _send_all(self, sender: _Sender) -> None:
         pause = _FIRST_PAUSE
+        asks = self._open
         try:
-            while not (self._answers() and self._send_what_waits(sender)):
+            while not ((not asks or self._answers()) and self._send_what_waits(sender)):
+                asks = True
                 if sender.sent:
                     sender.sent, pause = 0, _FIRST_PAUSE
                 self._sleep(pause)
@@ -535,6 +555,8 @@ class Outgoing:
         while (items := self._next(sender)) is not None:
             if not (self._send(sender, items) if items else self._list_rooms(sender)):
                 return False
+            if self._telling and not self._queue:
+                self._sleep(_BREATH)  # thousands of rooms shall not be in the way
         return True
 
     def _next(self, sender: _Sender) -> list[_Waiting] | None:
@@ -559,8 +581,7 @@ class Outgoing:
             items = _of_different_rooms(sender.source, sender.together)
             sender.out = len(items)
             if not items and self._everywhere:
-                sender.listing = tuple(self._everywhere)
-                self._everywhere.clear()
+                sender.listing, self._everywhere = self._everywhere, {}
             elif not items:
                 self._sender = None
         if back:
@@ -583,11 +604,25 @@ class Outgoing:
 
     def _list_rooms(self, sender: _Sender) -> bool:
         """Find the rooms in which kinds are stale; False: the broker is away."""
+        # Whoever has committed goes on first, with what is to be answered; and what is
+        # committed in this moment is told along.
+        self._sleep(_BREATH)
+        with self._lock:
+            if self._sender is not sender:
+                return True
+            for one, told in self._everywhere.items():
+                sender.listing[one] = told & sender.listing.get(one, told)
+            self._everywhere = {}
         listed = self._now()  # whatever is told in a room from now on, is told of this
         try:
             rooms = self._broker.rooms()
         except BrokerUnavailable as error:
-            log.debug("The live rooms are asked for again: %s", error)
+            log.log(
+                logging.DEBUG if sender.tried else logging.WARNING,
+                "Asking for the live rooms is put off: %s",
+                error,
+            )
+            sender.tried = True
             rooms, away = [], True
         except Exception:
             self._metrics.count("drops_total", "refused", len(sender.listing))
@@ -598,14 +633,17 @@ class Outgoing:
         found = self._parcels(sender.listing, rooms, listed)
         with self._lock:
             if self._sender is sender:
-                if away:
-                    self._everywhere = dict.fromkeys(sender.listing) | self._everywhere
+                for one, told in sender.listing.items() if away else ():
+                    self._add_everywhere(one, told)
                 self._telling.extend(found)
-                sender.listing = ()
+                sender.listing = {}
         return not away
 
     def _parcels(
-        self, stale: Sequence[Everywhere], rooms: Iterable[str], listed: float
+        self,
+        stale: Mapping[Everywhere, frozenset[str]],
+        rooms: Iterable[str],
+        listed: float,
     ) -> list[_Waiting]:
         # One id for all: it is looked for in each room's history. And there may be
         # millions of rooms, which share what is the same.
@@ -613,7 +651,12 @@ class Outgoing:
         drafts: dict[tuple[str, ...], Sequence[Draft]] = {}
         found = []
         for room in rooms:
-            kinds = tuple({one.kind: None for one in stale if _matches(one, room)})
+            matching = (
+                one.kind
+                for one, told in stale.items()
+                if room not in told and is_stale(one, room)
+            )
+            kinds = tuple(dict.fromkeys(matching))
             if kinds:
                 told = drafts.setdefault(kinds, [invalidated(kind) for kind in kinds])
                 found.append(_Waiting(Parcel(room, told, attempt)))
@@ -689,7 +732,8 @@ def _of_different_rooms(waiting: deque[_Waiting], most: int) -> list[_Waiting]:
     return found
 
 
-def _matches(stale: Everywhere, room: str) -> bool:
+def is_stale(stale: Everywhere, room: str) -> bool:
+    """Say whether a kind is stale in a room; where that fails, it is taken for so."""
     try:
         return stale.matches(room)
     except Exception:

@@ -83,7 +83,8 @@ class Sender:
         self.spawned.append(function)
 
     def sleep(self, seconds: float) -> None:
-        self.pauses.append(seconds)
+        if seconds > outgoing_module._BREATH:
+            self.pauses.append(seconds)
         self._clock.now += seconds
         self.on_pause()
 
@@ -667,8 +668,7 @@ def test_a_time_limit_that_is_an_error_loses_nothing_either(
     )
     with caplog.at_level(logging.ERROR):
         found = outgoing.publish_all({name: event(1) for name in "abc"})
-    outcomes = [getattr(found[room], "outcome", "") for room in "abc"]
-    assert outcomes == ["stored", "queued", "stored"]
+    assert [type(found[room]) for room in "abc"] == [Receipt, RuntimeError, Receipt]
     assert "RuntimeError" in caplog.text
     sender.run()
     assert [data(broker, room) for room in "abc"] == [["x1"]] * 3
@@ -689,7 +689,7 @@ def test_a_late_publication_that_is_too_large_lets_its_room_read_anew(
     assert data(broker, "b") == ["note.invalidated{}"]
 
 
-KILLS = ("ping a", "ping ", "rooms", "publish a", "publish b", "publish board:1")
+KILLS = ("ping a", "rooms", "publish a", "publish b", "publish board:1")
 
 
 @pytest.mark.parametrize("at", KILLS)
@@ -703,7 +703,7 @@ def test_a_sender_that_is_killed_is_followed_by_another_one(
     outgoing = Outgoing(
         broker, spawn=sender.spawn, sleep=sender.sleep, now=clock, max_bytes=5000
     )
-    outgoing.publish_later({"a": event(1), "b": event(2)} if at != "ping " else {})
+    outgoing.publish_later({"a": event(1), "b": event(2)})
     outgoing.tell_everywhere([STALE])
     broker.at.append(at)
     with pytest.raises(Interrupt):
@@ -713,8 +713,7 @@ def test_a_sender_that_is_killed_is_followed_by_another_one(
     assert not outgoing.finish()
     sender.run()
     assert outgoing.finish()
-    if at != "ping ":
-        assert [data(broker, room) for room in "ab"] == [["x1"], ["x2"]]
+    assert [data(broker, room) for room in "ab"] == [["x1"], ["x2"]]
     assert data(broker, "board:1") == ["note.invalidated{}"]
     assert outgoing.publish("a", event(3)).outcome == "stored"
 
