@@ -6,7 +6,7 @@ It needs no Flask app, no session and no subscriber; it knows only what goes out
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import PublicationTooLarge
@@ -23,6 +23,12 @@ from .protocol.publication import (
 )
 
 log = logging.getLogger(__name__)
+
+# What one commit may send to one room, in publications and in characters: Redis takes
+# it in one step, in which it does nothing else, and each process that serves the room
+# gets it in one go. With more the room reads its rows anew.
+_MAX_DRAFTS = 10_000
+_MAX_TEXT = 8 * 1024 * 1024
 
 Rooms = Mapping[str, Sequence[Draft]]
 Answers = Mapping[str, Receipt | Exception]
@@ -231,4 +237,26 @@ class Emitter:
 
 
 def _bounded(rooms: dict[str, list[Draft]]) -> dict[str, list[Draft]]:
-    return rooms
+    """Let rooms read anew that would be sent more than they should be at once."""
+    return {
+        room: _stale(drafts) if _is_much(drafts) else drafts
+        for room, drafts in rooms.items()
+    }
+
+
+def _is_much(drafts: Sequence[Draft]) -> bool:
+    if len(drafts) > _MAX_DRAFTS:
+        return True
+    return sum(len(draft.data) for draft in drafts) > _MAX_TEXT
+
+
+def _stale(drafts: Iterable[Draft]) -> list[Draft]:
+    """Return an application's own events, and of rows that their kinds are stale."""
+    found: dict[Draft | int, Draft] = {}
+    for number, draft in enumerate(drafts):
+        if draft.kind is None:
+            found[number] = draft
+        else:
+            stale = invalidated(draft.kind)
+            found[stale] = stale
+    return list(found.values())

@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 # A message longer than this is sent in several, far below the 8 MB that a slow reader
 # may have waiting (client-output-buffer-limit pubsub).
 _MAX_MESSAGE = 1024 * 1024
-# A commit of more drafts than this may take Redis longer than a view waits otherwise;
-# it has taken the database longer. No pipeline of several rooms has more.
+# A commit of more drafts than this, or of more text than a message, may take Redis
+# longer than a view waits otherwise; it has taken the database longer. No pipeline of
+# several rooms has more.
 _LARGE = 500
 # Seconds in which the rooms of one commit are published, whatever their number.
 _ALL_WITHIN = 3.0
@@ -226,7 +227,8 @@ class RedisRooms:
 
     def _accept(self, parcel: Parcel) -> Any:
         turn = self._sender.turn
-        patient = len(parcel.drafts) > _LARGE
+        drafts, size = len(parcel.drafts), _size(parcel)
+        patient = drafts > _LARGE or size > _MAX_MESSAGE
         try:
             answer = self._ask(
                 parcel.room, self._accepting(parcel, turn), patient=patient
@@ -474,7 +476,7 @@ def _chunks(
     chunk: list[tuple[int, Parcel]] = []
     drafts = size = 0
     for number, parcel in parcels:
-        more = sum(len(d.event) + len(d.data) for d in parcel.drafts)
+        more = _size(parcel)
         drafts, size = drafts + len(parcel.drafts), size + more
         if chunk and (drafts > _LARGE or size > _MAX_MESSAGE):
             yield chunk
@@ -482,6 +484,10 @@ def _chunks(
         chunk.append((number, parcel))
     if chunk:
         yield chunk
+
+
+def _size(parcel: Parcel) -> int:
+    return sum(len(draft.event) + len(draft.data) for draft in parcel.drafts)
 
 
 def _again(parcel: Parcel) -> Parcel:
