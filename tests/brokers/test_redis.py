@@ -1641,6 +1641,15 @@ def test_works_in_every_async_mode(
         process.wait_for("DONE")
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_interruptions_lose_nothing_in_every_async_mode(
+    mode: Mode, server: RedisServer
+) -> None:
+    """Bug: a gevent.Timeout while a commit was published let rooms stand still."""
+    with running("tests.support.interrupted_app", server.url, mode=mode) as process:
+        process.wait_for("DONE")
+
+
 def test_a_forked_process_has_connections_of_its_own(
     redis_url: str, tmp_path: Path
 ) -> None:
