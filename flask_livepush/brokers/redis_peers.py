@@ -143,7 +143,9 @@ class RedisPeers:
 
     def killed(self, reader: Reader) -> None:
         self._known = False
-        self._reader = None  # whoever asks for the name begins another one
+        with self._lock:
+            if self._reader is reader:
+                self._reader = self._listening()
         self._tell(self._interrupted)
 
     def may_end(self, reader: Reader) -> bool:
