@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import PublicationTooLarge
+from .failures import Failure, Failures
 from .metrics import OFF, Metrics
 from .outgoing import Outgoing, Receipt, is_stale
 from .protocol.batch import Batch
@@ -42,6 +43,7 @@ class Emitter:
         metrics: Counts them.
         patience: Returns how many seconds a commit of the moment may wait until what it
             has for all rooms is told; a view never does.
+        failures: Takes note of what is not published as it was meant.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class Emitter:
         *,
         metrics: Metrics = OFF,
         patience: Callable[[], float] = lambda: 0.0,
+        failures: Failures | None = None,
     ) -> None:
         self._outgoing = outgoing
         self._metrics = metrics
         self._patience = patience
+        self._failures = failures or Failures()
 
     def draft(self, event: str, data: Any) -> Draft:
         """Check and encode an application's event.
@@ -177,12 +181,11 @@ class Emitter:
             elif not isinstance(answer, PublicationTooLarge):
                 refused.append(answer)
         if refused:
-            log.error(
-                "Publishing a commit failed in %d of %d rooms: %s",
-                len(refused),
-                len(rooms),
-                refused[0],
+            reason = (
+                f"Publishing a commit failed in {len(refused)} of {len(rooms)} rooms: "
+                f"{refused[0]}"
             )
+            self._failures.note(("refused", str(refused[0])), Failure(reason))
         smaller = self._too_large(rooms, answers)
         self._publish_rooms(smaller, positions, since, told=told)
 
@@ -194,7 +197,8 @@ class Emitter:
             if isinstance(answer, PublicationTooLarge)
         }
         for error in list(errors.values())[:1]:
-            log.error("A change is told as its kind being stale: %s", error)
+            reason = f"A change is told as its kind being stale: {error}"
+            self._failures.note("too large", Failure(reason))
         return {room: self._smaller(rooms[room]) for room in errors}
 
     def _smaller(self, drafts: Sequence[Draft]) -> list[Draft]:

@@ -126,6 +126,7 @@ class _Sender:
         together: How many parcels it hands over together.
         sent: How many it has been rid of.
         tried: Whether it has asked for rooms in vain.
+        trips: How often the broker had been found away when it last answered.
     """
 
     heard: float
@@ -135,6 +136,7 @@ class _Sender:
     together: int = _TOGETHER
     sent: int = 0
     tried: bool = False
+    trips: int = 0
 
 
 class Outgoing:
@@ -183,6 +185,7 @@ class Outgoing:
         self._telling: deque[_Waiting] = deque()
         self._open = False
         self._said_away = False  # the log has it that the broker is away
+        self._trips = 0  # how often somebody has found that
         self._sender: _Sender | None = None
         self._dropped = 0
         self._logged = float("-inf")
@@ -411,6 +414,7 @@ class Outgoing:
 
     def _trip(self, error: BrokerUnavailable) -> None:
         with self._lock:
+            self._trips += 1
             said, self._open, self._said_away = self._said_away, True, True
         if not said:
             log.warning("Publications wait until the broker answers again: %s", error)
@@ -492,7 +496,10 @@ class Outgoing:
                 if now - sender.heard < _DEAD:
                     return
                 self._give_back(sender)
-            sender = self._sender = _Sender(now)
+            # A broker that nobody has found away needs to give no sign of life.
+            sender = self._sender = _Sender(
+                now, trips=-1 if self._open else self._trips
+            )
         try:
             self._spawn(lambda: self._send_all(sender))
         except BaseException as error:
@@ -517,10 +524,11 @@ class Outgoing:
 
     def _send_all(self, sender: _Sender) -> None:
         pause = _FIRST_PAUSE
-        asks = self._open
         try:
-            while not ((not asks or self._answers()) and self._send_what_waits(sender)):
-                asks = True
+            while not (self._answers(sender) and self._send_what_waits(sender)):
+                if self._sender is not sender:
+                    return  # it was taken for dead
+                sender.heard = self._now()
                 if sender.sent:
                     sender.sent, pause = 0, _FIRST_PAUSE
                 self._sleep(pause)
@@ -532,9 +540,11 @@ class Outgoing:
                 self._give_back(sender)
             raise
 
-    def _answers(self) -> bool:
+    def _answers(self, sender: _Sender) -> bool:
         # Asked first: what is published to a broker that hangs is done, each time,
         # when it goes on.
+        if sender.trips == (trips := self._trips):
+            return True
         try:
             self._broker.ping(self._first_room())
         except BrokerError as error:
@@ -542,6 +552,7 @@ class Outgoing:
         except Exception:
             log.exception("Asking the message broker for a sign of life failed")
         else:
+            sender.trips = trips
             return True
         return False
 
@@ -552,12 +563,16 @@ class Outgoing:
 
     def _send_what_waits(self, sender: _Sender) -> bool:
         """Send all there is, closing the breaker; False: the broker is away again."""
-        while (items := self._next(sender)) is not None:
+        while self._trips == sender.trips:  # else somebody has found it away
+            items = self._next(sender)
+            if items is None:
+                return True
             if not (self._send(sender, items) if items else self._list_rooms(sender)):
+                sender.trips = -1
                 return False
             if self._telling and not self._queue:
                 self._sleep(_BREATH)  # thousands of rooms shall not be in the way
-        return True
+        return False
 
     def _next(self, sender: _Sender) -> list[_Waiting] | None:
         """Return what is to be sent next, of different rooms.

@@ -779,6 +779,49 @@ def test_a_sender_that_never_ran_is_followed_by_another_one(
     assert data(broker, "a") == ["x1", "x2"]
 
 
+def test_a_sender_that_waits_for_minutes_is_not_taken_for_dead(
+    outgoing: Outgoing, broker: Patchy, sender: Sender
+) -> None:
+    broker.away = True
+    outgoing.publish("a", event(1))
+
+    def publish_more() -> None:
+        outgoing.finish()
+        assert sender.spawned == []
+        broker.away = len(sender.pauses) < 200
+
+    sender.on_pause = publish_more
+    sender.run()
+    assert sum(sender.pauses) > 180
+    assert data(broker, "a") == ["x1"]
+
+
+@pytest.mark.usefixtures("rooms")
+def test_the_breaker_that_opens_while_rooms_are_told_waits_for_a_sign_of_life(
+    outgoing: Outgoing, broker: Patchy, sender: Sender
+) -> None:
+    outgoing.tell_everywhere([STALE])
+    works, finds = broker._ask, [True]
+
+    def ask(what: str) -> None:
+        works(what)
+        if what == "rooms" and finds:
+            finds.clear()
+            broker.away = True
+            assert outgoing.publish("chat:1", event(1)).outcome == "queued"
+
+    broker._ask = ask  # type: ignore[method-assign]
+
+    def be_back() -> None:
+        broker.away = broker.away and len(sender.pauses) < 3
+
+    sender.on_pause = be_back
+    sender.run()
+    pings = ["ping chat:1"] * 3
+    assert broker.asked == ["rooms", "publish", *pings, *["publish"] * 3]
+    assert told(broker) == [["note.invalidated{}"], ["note.invalidated{}"], ["x1"]]
+
+
 def test_a_bug_of_the_broker_costs_nobody_else_what_waits(
     outgoing: Outgoing,
     broker: Patchy,
