@@ -1,7 +1,7 @@
 """What a commit costs its view on Redis: in one room, in thousands, in all of them.
 
-Runs a Redis of its own. Each figure is the median of several commits in one process,
-which nobody is connected to; it is the time of ``session.commit()`` inside of a request.
+Runs a Redis of its own. Each figure is the median of several commits in one process, to
+which nobody is connected: the time of ``session.commit()`` inside of a request.
 """
 
 from __future__ import annotations

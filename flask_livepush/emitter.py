@@ -172,14 +172,17 @@ class Emitter:
         started = self._metrics.start()
         answers = self._outgoing.publish_all(rooms, since=since)
         self._handed_over(rooms, answers, started)
-        refused = []
+        refused, taken = [], 0
         for room, answer in answers.items():
             if isinstance(answer, Receipt):
+                taken += 1
                 told.add(room)
                 if answer.position is not None:
                     positions[room] = answer.position
             elif not isinstance(answer, PublicationTooLarge):
                 refused.append(answer)
+        if taken == len(answers):
+            return
         if refused:
             reason = (
                 f"Publishing a commit failed in {len(refused)} of {len(rooms)} rooms: "
@@ -221,13 +224,13 @@ class Emitter:
 
     def _handed_over(self, rooms: Rooms, answers: Answers, started: float) -> None:
         """Count what became of drafts, and how fast."""
+        if not self._metrics.on:
+            return
         if any(not isinstance(a, PublicationTooLarge) for a in answers.values()):
             self._metrics.took("publish_seconds", started)
         self._count(rooms, answers)
 
     def _count(self, rooms: Rooms, answers: Answers) -> None:
-        if not self._metrics.on:
-            return
         for room, answer in answers.items():
             amount = len(rooms[room])
             if isinstance(answer, PublicationTooLarge):
@@ -242,10 +245,10 @@ class Emitter:
 
 def _bounded(rooms: dict[str, list[Draft]]) -> dict[str, list[Draft]]:
     """Let rooms read anew that would be sent more than they should be at once."""
-    return {
-        room: _stale(drafts) if _is_much(drafts) else drafts
-        for room, drafts in rooms.items()
-    }
+    for room, drafts in rooms.items():
+        if _is_much(drafts):
+            rooms[room] = _stale(drafts)
+    return rooms
 
 
 def _is_much(drafts: Sequence[Draft]) -> bool:
