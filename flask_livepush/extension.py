@@ -71,6 +71,9 @@ C = TypeVar("C", bound=type)
 _STATE = invalidated("state")
 # Where an application keeps its parts, which end with it.
 _PARTS = "livepush.parts"
+# Seconds that a commit outside of a request waits until what it has for all rooms is
+# told: as long as it may wait for a publication.
+_TASK_PATIENCE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +275,7 @@ class LivePush:
             open_sockets=link.open_sockets,
             hand_back=link.hand_back,
             users=presence,
-            sent=lambda: outgoing.is_empty,
+            sent=outgoing.finish,
             spawn=server.start_background_task,
             sleep=server.sleep,
             now=time.monotonic,
@@ -287,6 +290,24 @@ class LivePush:
         )
         meters.gauge("queue_depth", lambda: outgoing.depth)
         meters.gauge("queue_bytes", lambda: outgoing.waiting_bytes)
+        self._apps.append(
+            _App(
+                app=app,
+                config=settings,
+                broker=broker,
+                outgoing=outgoing,
+                emitter=Emitter(
+                    outgoing,
+                    metrics=meters,
+                    patience=_no_patience if queue is None else _patience,
+                ),
+                socketio=instance,
+                pages=pages,
+                meters=meters,
+                presence=presence,
+                draining=leaving,
+            )
+        )
         app.extensions["livepush"] = self
         app.extensions[_PARTS] = _App(
             app=app,
@@ -937,6 +958,13 @@ def _position(outgoing: Outgoing, failures: Failures, room: str) -> Position | N
         return None
     failures.over("positions")
     return found
+def _patience() -> float:
+    # A task's process may end with its commit, in ways that nobody is told of.
+    return 0.0 if has_request_context() else _TASK_PATIENCE
+
+
+def _no_patience() -> float:
+    return 0.0
 
 
 def _is_this_user(user: Any, user_id: str) -> bool:

@@ -88,11 +88,9 @@ def spawn(function: Callable[[], object]) -> None:
     threading.Thread(target=function, daemon=True).start()
 
 
-def memory(
-    *, size: int, ttl: float, now: Callable[[], float], max_queue: int
-) -> Broker:
+def memory(**options: Any) -> Broker:
     """Make a broker inside this process."""
-    return MemoryBroker(size=size, ttl=ttl, now=now, spawn=spawn, max_queue=max_queue)
+    return MemoryBroker(spawn=spawn, **options)
 
 
 def in_front_of(broker: Broker, *, max_bytes: int = 1_000_000) -> Outgoing:
