@@ -16,9 +16,9 @@ import pytest
 
 from bench.clients import Clients, Failed, build
 from tests.support.system import require
+from tests.support.waiting import DEADLINE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they need epoll")
-DEADLINE = 20
 JOIN = '421["livepush.subscribe",{"v": 1, "room": "bench"}]'
 SINCE = JOIN[:-2] + ',"since":{"epoch":"abc","offset":7}}]'
 LIVE = '431[{"ok":true}]'

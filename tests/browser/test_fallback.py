@@ -14,9 +14,10 @@ from urllib.request import Request, urlopen
 import pytest
 from playwright.sync_api import Page, WebSocket
 
-from tests.support.browser import DEADLINE
+from tests.support.browser import MILLISECONDS
 from tests.support.fronts import Cutting, Front, Mute, Silent, nginx
 from tests.support.servers import Server, running
+from tests.support.waiting import DEADLINE
 
 FOLLOWER = Path(__file__).with_name("follower.py")
 
@@ -99,7 +100,7 @@ class Follower:
     def numbers(self) -> list[int]:
         return list(self.page.evaluate("numbers"))
 
-    def live_by(self, transport: str, *, deadline: float = DEADLINE) -> float:
+    def live_by(self, transport: str, *, deadline: float = MILLISECONDS) -> float:
         """Wait until it is live by that; return after how many seconds of its life."""
         self.page.wait_for_function(
             "transport => live.state === 'live' && live.transport === transport",
@@ -121,7 +122,7 @@ def follow(new_user: Callable[..., Page]) -> Callable[[str], Follower]:
 
 
 def post(url: str) -> None:
-    with urlopen(Request(url, method="POST"), timeout=10):
+    with urlopen(Request(url, method="POST"), timeout=DEADLINE):
         pass
 
 

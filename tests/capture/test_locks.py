@@ -16,9 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from tests.support.following import Chat, World, closing
-from tests.support.waiting import until
-
-DEADLINE = 30.0  # seconds
+from tests.support.waiting import DEADLINE, until
 
 
 def until_it_waits(world: World, future: Future[Any]) -> None:
@@ -29,7 +27,7 @@ def until_it_waits(world: World, future: Future[Any]) -> None:
         assert not future.done(), future.result()
         return bool(world.scalar(waiting))
 
-    until(waits, DEADLINE)
+    until(waits)
 
 
 def meet(

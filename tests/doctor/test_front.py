@@ -32,6 +32,7 @@ from tests.support.fronts import (
 )
 from tests.support.redis import redis_url, until
 from tests.support.servers import MODES, ROOT, Server, running, unused_port
+from tests.support.waiting import DEADLINE
 
 APP = ROOT / "tests" / "support" / "doctor_app.py"
 CLUSTER = ROOT / "tests" / "support" / "cluster_app.py"
@@ -69,7 +70,7 @@ def two(server: Server) -> Iterator[list[int]]:
 def examine(
     url: str,
     *,
-    within: float = 5,
+    within: float = DEADLINE,
     hold: float = 0,
     context: ssl.SSLContext | None = None,
     **options: Any,
@@ -115,14 +116,14 @@ def test_finds_nothing_in_the_way_when_nothing_is(mode: Any) -> None:
 def test_leaves_no_session_behind(server: Server) -> None:
     """Each would count as a connection for a minute."""
     examine(server.url, hold=0.1)
-    until(lambda: requests.get(server.url + "/sessions", timeout=5).text == "0")
+    until(lambda: requests.get(server.url + "/sessions", timeout=DEADLINE).text == "0")
 
 
 def test_says_that_a_login_is_needed_and_uses_a_cookie(server: Server) -> None:
     (login,) = examine(server.url)["login"]
     assert login.level == "hint"
     assert "Not logged in" in login.sentence
-    value = requests.get(server.url + "/login", timeout=5).cookies["session"]
+    value = requests.get(server.url + "/login", timeout=DEADLINE).cookies["session"]
     found = examine(server.url, cookie=f"theme=dark; session={value}")
     (login,) = found["login"]
     assert login.level == "ok"
@@ -336,7 +337,9 @@ def test_finds_a_server_with_one_thread() -> None:
     try:
         said = program.wait_for(r"Listening at: http://127\.0\.0\.1:(\d+)")
         url = f"http://127.0.0.1:{said[1]}"
-        requests.get(f"{url}/sessions", timeout=30)  # it has loaded the application
+        requests.get(
+            f"{url}/sessions", timeout=DEADLINE
+        )  # it has loaded the application
         found = examine(url, within=0.4)
     finally:
         program.stop(patience=0)

@@ -24,6 +24,7 @@ from tests.support.chaos_screens import ROOMS, ChaosScreen
 from tests.support.postgres import Postgres
 from tests.support.redis import RedisServer, redis_server
 from tests.support.servers import Server, launch, start
+from tests.support.waiting import DEADLINE
 
 APP = Path(__file__).parents[1] / "support" / "chaos_app.py"
 TRANSPORTS = ("websocket", "polling")
@@ -129,7 +130,7 @@ class Chaos:
 
 def rows(writer: Server) -> dict[int, dict[int, Any]]:
     """Return what the database has, by room and id."""
-    found = requests.get(f"{writer.url}/rows", timeout=10).json()
+    found = requests.get(f"{writer.url}/rows", timeout=DEADLINE).json()
     return {
         number: {row["id"]: row for row in found if row["room_id"] == number}
         for number in ROOMS
@@ -167,12 +168,12 @@ def run(postgres: Postgres, *, seed: int, seconds: float, fault: str = "") -> li
         database = stack.enter_context(postgres.database())
         redis = stack.enter_context(redis_server())
         chaos = Chaos(redis, database, seed=seed, fault=fault, stack=stack)
-        requests.post(f"{chaos.writer.url}/begin", timeout=10)
+        requests.post(f"{chaos.writer.url}/begin", timeout=DEADLINE)
         end = time.monotonic() + seconds
         while time.monotonic() < end and not chaos.wrong():
             chaos.break_something()
         chaos.mend_everything()
-        transactions = requests.post(f"{chaos.writer.url}/end", timeout=90).json()
+        transactions = requests.post(f"{chaos.writer.url}/end", timeout=DEADLINE).json()
         problems = chaos.wrong() or differing(chaos) + chaos.wrong()
         counts: Counter[str] = Counter()
         for screen in chaos.screens:

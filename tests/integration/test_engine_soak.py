@@ -19,12 +19,9 @@ from tests.support.protocol_servers import problems, serving
 from tests.support.raw import Raw
 from tests.support.servers import Server, running
 from tests.support.soaking import PING_INTERVAL, PING_TIMEOUT, Soak
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 APP = Path(__file__).parents[1] / "support" / "soak_app.py"
-# Seconds for all to be over: the heartbeat, what is sent or ended meanwhile, and a
-# machine that has other things to do.
-DEADLINE = 60.0
 # Seconds a session may outlive its socket, and what a busy machine adds.
 OUTLIVES = PING_INTERVAL + PING_TIMEOUT
 SLACK = 5.0
@@ -83,7 +80,7 @@ def settled(server: Server) -> dict[str, int]:
             return not kept
 
         try:
-            until(is_empty, DEADLINE)
+            until(is_empty)
         except AssertionError:
             raise AssertionError(f"kept for clients that have gone: {kept}") from None
         weight: dict[str, int] = raw.request("", path="/weight").json

@@ -13,10 +13,10 @@ import pytest
 import requests
 
 from tests.support.protocol_servers import POLLING, answer_of, later
-from tests.support.raw import DEADLINE, Answer, Raw
+from tests.support.raw import Answer, Raw
 from tests.support.redis import redis_server, redis_url
 from tests.support.servers import MODES, Server, running
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 __all__ = ["redis_url"]
 

@@ -34,7 +34,7 @@ from tests.support.protocol_servers import problems, serving
 from tests.support.redis import redis_server
 from tests.support.servers import Server, launch, on_unused_port, start
 from tests.support.system import require
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 APP = Path(__file__).parents[1] / "support" / "crowd_app.py"
 NODES = 3
@@ -152,7 +152,9 @@ class BehindNginx(Place):
 
     def kept(self) -> list[dict[str, int]]:
         urls = [server.url for server in self._servers]
-        return [requests.get(f"{url}/kept", timeout=10).json()["kept"] for url in urls]
+        return [
+            requests.get(f"{url}/kept", timeout=DEADLINE).json()["kept"] for url in urls
+        ]
 
     def problems(self) -> list[str]:
         every = [*self._past, *self._servers]
@@ -190,7 +192,7 @@ class OnOnePort(Place):
         found: dict[int, dict[str, int]] = {}
 
         def ask() -> bool:
-            answer = requests.get(f"{self.url}/kept", timeout=10).json()
+            answer = requests.get(f"{self.url}/kept", timeout=DEADLINE).json()
             found[answer["pid"]] = answer["kept"]
             return len(found) == WORKERS
 
@@ -267,7 +269,7 @@ def run(
                 place.kill(dice)
                 until(crowd.all_live, SOON)
             time.sleep(max(0, end - time.monotonic()))
-        rows = requests.get(f"{place.url}/rows", timeout=10).json()
+        rows = requests.get(f"{place.url}/rows", timeout=DEADLINE).json()
         with suppress(AssertionError):
             until(lambda: not crowd.differing(rows), SOON)
         wrong = crowd.wrong + crowd.differing(rows)

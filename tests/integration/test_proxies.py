@@ -206,7 +206,7 @@ def test_what_clients_say_of_themselves_does_not_get_through(
         ]
 
     # A line is written after the answer.
-    until(lambda: len(seen()) == 4, 30, what="the requests are not in the log")
+    until(lambda: len(seen()) == 4, what="the requests are not in the log")
     for line in seen():
         assert "for=127.0.0.1 proto=https" in line
         assert f"host=127.0.0.1:{front.port}" in line

@@ -21,10 +21,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 from flask_livepush import LivePush
 from tests.support.late import LateBroker, disturb_brokers
+from tests.support.waiting import DEADLINE
 
 ROOM = "rows:1"
 THREADS = 20
-DEADLINE = 60
 
 
 class Base(DeclarativeBase):

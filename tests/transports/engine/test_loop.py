@@ -21,6 +21,7 @@ from flask_livepush.transports.engine.connection import Connection
 from flask_livepush.transports.engine.loop import PATIENCE, Loop
 from flask_livepush.transports.engine.poller import create
 from tests.support.raw import BINARY, CLOSE, PING, TEXT, frame
+from tests.support.waiting import DEADLINE
 
 LIMIT = 1000
 STALL = 20.0
@@ -532,7 +533,7 @@ def test_a_write_wakes_a_loop_that_waits(world: World) -> None:
     thread.start()
     client = world.sockets[0]
     client.setblocking(True)
-    client.settimeout(10)
+    client.settimeout(DEADLINE)
     for _ in range(100):
         world.loop.write((websocket,), b"x")
         assert client.recv(10) == b"x"

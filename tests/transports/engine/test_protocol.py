@@ -22,9 +22,9 @@ from tests.support.protocol_servers import (
     problems,
     serving,
 )
-from tests.support.raw import DEADLINE, PING, PONG, TEXT, UPGRADE, Raw
+from tests.support.raw import PING, PONG, TEXT, UPGRADE, Raw
 from tests.support.servers import Server
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 KEYS = {"sid", "upgrades", "pingInterval", "pingTimeout", "maxPayload"}
 
