@@ -192,7 +192,6 @@ def test_nothing_is_lost_or_doubled_while_instances_come_and_go(
         page = open_lounge(new_user, front, bob)
         until(
             lambda: all(f.frames for f in followers),
-            30,
             what="not all have joined",
         )
         answers = []
@@ -217,7 +216,6 @@ def test_nothing_is_lost_or_doubled_while_instances_come_and_go(
         write(10)
         until(
             lambda: all(f.ends for f in sockets),
-            30,
             what="the age was not noticed",
         )
         check("after their age")
