@@ -51,19 +51,13 @@ PROTO = "proxy_set_header X-Forwarded-Proto $scheme"
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a busy machine be no fault of a front."""
-    monkeypatch.setattr(polling, "_LATE", 10)
+    monkeypatch.setattr(polling, "_LATE", DEADLINE)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with running(APP) as server:
         yield server
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Call no answer late because this machine is."""
-    monkeypatch.setattr(polling, "_LATE", DEADLINE)
 
 
 @pytest.fixture(scope="module")
