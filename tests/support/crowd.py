@@ -247,6 +247,7 @@ class Crowd:
             heapq.heappop(self._timers)[2]()
         if self._leaves:
             self._leaves = False
+            self._timers.clear()  # nobody comes back
             for client in self.clients:
                 self._part(client)
             return
