@@ -27,9 +27,13 @@ ROOT = Path(__file__).parents[1]
 
 # Tests with real programs; the other half is all the others.
 PROGRAMS = ("tests/bench", "tests/browser", "tests/doctor", "tests/integration")
-# Those of them that other packages' versions can break, and what of the other half
-# they can't: rules without libraries, the tests' own tools, files.
-PART_OF_PROGRAMS = ("tests/integration/test_modes.py",)
+# Of what other packages' versions can break, the half that mostly waits; and what they
+# can't: rules without libraries, the tests' own tools, files. The programs left out
+# take longest and say little more of them.
+PART = (
+    *("tests/integration/test_modes.py", "tests/brokers", "tests/presence"),
+    "tests/transports",
+)
 NOT_PART = (
     *("tests/protocol", "tests/support_tests", "tests/test_app_yaml.py"),
     *("tests/test_architecture.py", "tests/test_readme.py"),
@@ -77,10 +81,10 @@ def run_pytest(
     if arguments:
         halves = [arguments]
     else:
-        ignored = [*PROGRAMS, *(NOT_PART if in_part else ())]
+        ignored = [*PROGRAMS, *((*PART, *NOT_PART) if in_part else ())]
         others = [f"--ignore={path}" for path in ignored]
         halves = [
-            [*(PART_OF_PROGRAMS if in_part else PROGRAMS)],
+            [*(PART if in_part else PROGRAMS)],
             ["tests", *others, "-p", "no:cacheprovider"],
         ]
     reports = [Path(directory, f"pytest-{n}.xml") for n in range(len(halves))]
