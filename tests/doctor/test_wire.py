@@ -44,7 +44,7 @@ def server(*answers: bytes) -> Iterator[Wire]:
         address = Address("127.0.0.1", listener.getsockname()[1])
         with Wire(address, within=DEADLINE, now=time.monotonic) as wire:
             yield wire
-        thread.join(5)
+        thread.join(DEADLINE)
 
 
 def ask(wire: Wire) -> bytes:

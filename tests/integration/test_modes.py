@@ -158,7 +158,7 @@ def test_joins_that_race_commits_lose_and_double_nothing(
     threads = [safely(join(client, n)) for n, client in enumerate(clients)]
     threads += [safely(lambda: write(url, room, 50)) for _ in range(4)]
     for thread in threads:
-        thread.join(3 * DEADLINE)
+        thread.join(DEADLINE)
         assert not thread.is_alive()
     assert problems == []
     expected = ids(url, room)
