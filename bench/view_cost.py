@@ -163,17 +163,17 @@ class Site:
             return ""
 
         def update(row: int, number: int) -> str:
-            db.session.get_one(Note, row).text = f"version {number}"
+            db.session.get(Note, row).text = f"version {number}"
             db.session.commit()
             return ""
 
         def move(row: int, room: int) -> str:
-            db.session.get_one(Note, row).room_id = room
+            db.session.get(Note, row).room_id = room
             db.session.commit()
             return ""
 
         def delete(number: int) -> str:
-            db.session.delete(db.session.get_one(Note, number + KEPT_ROWS))
+            db.session.delete(db.session.get(Note, number + KEPT_ROWS))
             db.session.commit()
             return ""
 

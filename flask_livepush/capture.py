@@ -736,7 +736,7 @@ class Capture:
             batch = Batch()
             for each in tracked:
                 each.invalidate_everywhere(batch)
-            emitter.publish_batch(batch)
+            emitter.publish_later(batch)
 
     def _allowed(self) -> bool:
         return not self._suppressed.get() and self._may_push(bool(self._scopes.get()))

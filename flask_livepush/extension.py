@@ -290,31 +290,17 @@ class LivePush:
         )
         meters.gauge("queue_depth", lambda: outgoing.depth)
         meters.gauge("queue_bytes", lambda: outgoing.waiting_bytes)
-        self._apps.append(
-            _App(
-                app=app,
-                config=settings,
-                broker=broker,
-                outgoing=outgoing,
-                emitter=Emitter(
-                    outgoing,
-                    metrics=meters,
-                    patience=_no_patience if queue is None else _patience,
-                ),
-                socketio=instance,
-                pages=pages,
-                meters=meters,
-                presence=presence,
-                draining=leaving,
-            )
-        )
         app.extensions["livepush"] = self
         app.extensions[_PARTS] = _App(
             app=app,
             config=settings,
             broker=broker,
             outgoing=outgoing,
-            emitter=Emitter(outgoing, metrics=meters),
+            emitter=Emitter(
+                outgoing,
+                metrics=meters,
+                patience=_no_patience if queue is None else _patience,
+            ),
             socketio=instance,
             pages=pages,
             meters=meters,
@@ -958,6 +944,8 @@ def _position(outgoing: Outgoing, failures: Failures, room: str) -> Position | N
         return None
     failures.over("positions")
     return found
+
+
 def _patience() -> float:
     # A task's process may end with its commit, in ways that nobody is told of.
     return 0.0 if has_request_context() else _TASK_PATIENCE

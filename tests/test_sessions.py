@@ -33,6 +33,7 @@ from tests.support.following import (
     sqlite_url,
 )
 from tests.support.postgres import Postgres
+from tests.support.waiting import DEADLINE
 
 CREATED = ["message.created"]
 
@@ -594,7 +595,7 @@ def test_follows_flask_sqlalchemy_in_a_thread(shop: Shop, tmp_path: Path) -> Non
 
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join(timeout=30)
+    thread.join(timeout=DEADLINE)
     assert not thread.is_alive()
     assert events(screen) == [*ORDER]
     screen.check()

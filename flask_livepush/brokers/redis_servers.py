@@ -50,6 +50,14 @@ with suppress(ImportError):
         enabled=False
     )
 
+# In redis-py 5.0 the connections of its cluster client alone know what a cluster
+# answers (MOVED, CLUSTERDOWN and the like); now all of them do.
+_CLUSTER_ANSWERS: dict[str, Any] = {}
+with suppress(ImportError):
+    from redis.cluster import ClusterParser  # type: ignore[attr-defined, unused-ignore]
+
+    _CLUSTER_ANSWERS["parser_class"] = ClusterParser
+
 Reply = Any
 # A command as it is sent.
 Words = tuple[str | int | bytes, ...]
@@ -185,13 +193,7 @@ class _Pool:
             if _is_quiet(connection):
                 return connection
             connection.disconnect()  # the server has closed it
-        connection = self._make()
-        try:
-            connection.connect()
-        except BaseException:
-            connection.disconnect()
-            raise
-        return connection
+        return _opened(self._make())
 
     def close(self) -> None:
         while self._idle:
@@ -365,12 +367,10 @@ class Servers(ABC):
         """
         if self.guard is not None:
             self.guard.admit(patient=True)
-        connection = self.make(address, self.target.options, _LISTENING)
         try:
-            connection.connect()
+            return _opened(self.make(address, self.target.options, _LISTENING))
         except FAILED as error:
             raise self.unavailable(error) from error
-        return connection
 
     def renew(self) -> float:
         """Let the guard do what is due; return in how many seconds to call again.
@@ -520,6 +520,7 @@ class Servers(ABC):
             "retry": Retry(NoBackoff(), 0),
             "protocol": 2,
             **_NO_NOTIFICATIONS,
+            **_CLUSTER_ANSWERS,
             **options,
         }
         host, port = address
@@ -527,6 +528,16 @@ class Servers(ABC):
             return _UnixSocket(path=host, **settings)
         make = wires.SSLConnection if self.target.tls else wires.Connection
         return make(host=host, port=port, socket_keepalive=True, **settings)
+
+
+def _opened(connection: Wire) -> Wire:
+    """Return a connection when it is open; leave nothing behind where it can't be."""
+    try:
+        connection.connect()
+    except BaseException:
+        connection.disconnect()
+        raise
+    return connection
 
 
 def exchange(

@@ -24,7 +24,6 @@ from flask_livepush.protocol.publication import (
 )
 from tests.support.brokers import (
     BROKERS,
-    DEADLINE,
     Aging,
     Clock,
     Recorder,
@@ -33,6 +32,7 @@ from tests.support.brokers import (
 )
 from tests.support.redis import until
 from tests.support.servers import ROOT
+from tests.support.waiting import DEADLINE
 
 Make = Callable[..., tuple[Broker, Recorder]]
 
@@ -613,7 +613,7 @@ def test_a_fork_begins_new_epochs() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr

@@ -15,9 +15,10 @@ from flask_livepush.brokers import redis, redis_peers
 from flask_livepush.brokers.redis_format import Names
 from flask_livepush.brokers.redis_peers import RedisPeers
 from flask_livepush.errors import BrokerError, BrokerUnavailable
-from tests.support.brokers import DEADLINE, spawn
+from tests.support.brokers import spawn
 from tests.support.redis import redis_cluster, redis_server, until
 from tests.support.servers import unused_port
+from tests.support.waiting import DEADLINE
 
 # Of the slots of a cluster's nodes.
 BOUNDS = (0, 5461, 10923, 16384)

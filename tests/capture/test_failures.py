@@ -22,6 +22,7 @@ from tests.support.following import (
     outgoing_of,
 )
 from tests.support.redis import until
+from tests.support.waiting import DEADLINE
 
 CREATED = "message.created"
 STALE = "message.invalidated"
@@ -322,7 +323,7 @@ def test_pushes_from_a_thread_of_its_own(chat: Chat) -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join(timeout=30)
+    thread.join(timeout=DEADLINE)
     assert not failed
     assert not thread.is_alive()
     assert events(screen) == [CREATED]

@@ -22,6 +22,7 @@ import pytest
 
 from .servers import Program, on_unused_port
 from .system import find, require
+from .waiting import DEADLINE
 
 _OWNER = "postgres"
 
@@ -71,7 +72,9 @@ class Postgres:
         import psycopg
 
         url = self.url("postgres").replace("+psycopg", "", 1)
-        with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+        with psycopg.connect(
+            url, autocommit=True, connect_timeout=int(DEADLINE)
+        ) as connection:
             connection.execute(statement.encode())
 
 
@@ -125,7 +128,7 @@ def _create_cluster(initdb: Path, home: Path, password: str) -> None:
         cwd=home,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        timeout=120,
+        timeout=DEADLINE,
     )  # fmt: skip
 
 

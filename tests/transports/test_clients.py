@@ -45,7 +45,8 @@ def state(made: socketio.Manager) -> Any:
             for namespace, rooms in made.rooms.items()
         },
         made.callbacks,
-        {key: sorted(sids) for key, sids in made.pending_connect.items()},
+        # From python-socketio 5.18 on.
+        {k: sorted(sids) for k, sids in getattr(made, "pending_connect", {}).items()},
         {key: sorted(sids) for key, sids in made.pending_disconnect.items()},
     )
 
