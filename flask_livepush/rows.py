@@ -12,7 +12,9 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from typing import Any, Literal
+from uuid import UUID
 from weakref import WeakKeyDictionary, WeakSet
 
 import sqlalchemy as sa
@@ -54,6 +56,7 @@ _SURVIVES_ERRORS = frozenset({"sqlite", "mysql", "mariadb"})
 # another transaction has set it to already changes nothing. A locking one shows what is
 # committed (https://dev.mysql.com/doc/refman/8.4/en/innodb-consistent-read.html).
 _READS_A_SNAPSHOT = frozenset({"mysql", "mariadb"})
+_TEXTS = (sa.String, sa.Text, sa.Unicode, sa.UnicodeText, sa.VARCHAR, sa.TEXT, sa.CHAR)
 # Errors of InnoDB after which the transaction may be gone, all of it: a deadlock; a row
 # that has changed since the snapshot (innodb_snapshot_isolation); and, where
 # innodb_rollback_on_timeout is set, a lock that was waited for too long.
@@ -210,13 +213,16 @@ class Rows:
         """
         names = group.parts[table]
         lock: _Lock = "delete" if deleted else "update"
-        cached = (table, lock, connection.dialect.name)
-        statements = self.select(
-            group, cached, lambda: self._in(group, table, names, None, lock=lock)
-        )
+        dialect = connection.dialect.name
+        postgresql = dialect == "postgresql"
+        statements = self.select(group, (table, lock, dialect), lambda: self._in(
+            group, table, names, None, lock=lock, postgresql=postgresql
+        ))  # fmt: skip
         ordered = sorted(keys, key=lambda key: _order(group, key))
+        found: Found = {}
         with harmless(connection):
-            found = _read(connection, group, statements, ordered)
+            for some in _in_order(connection, ordered):
+                found |= _read(connection, group, statements, some)
         return {key: values for key, (values, _) in found.items()}
 
     def unlocked(
@@ -297,6 +303,7 @@ class Rows:
         clock: Any,
         *,
         lock: _Lock | None,
+        postgresql: bool = False,
     ) -> _Statements:
         assert table is not None
         columns = sorted(names - set(group.source.primary_key))
@@ -304,7 +311,9 @@ class Rows:
         bare = group.source.select_in(table, columns)
         statements = _Statements(bare, columns, keys, clock)
         # FOR NO KEY UPDATE where there is such a thing: PostgreSQL.
-        return statements.locking(key_share=lock == "update") if lock else statements
+        if lock is not None:
+            statements.locking(key_share=lock == "update", postgresql=postgresql)
+        return statements
 
     def across(self, group: Group, names: frozenset[str], clock: Any) -> _Statements:
         columns = sorted(names - set(group.source.primary_key))
@@ -446,11 +455,15 @@ class _Statements:
             *(key == sa.bindparam(f"k{i}") for i, key in enumerate(keys))
         )
 
-    def locking(self, *, key_share: bool) -> _Statements:
-        """Return the same, locking what it finds in the order of the keys."""
-        self.many = self.many.order_by(*self.keys).with_for_update(key_share=key_share)
+    def locking(self, *, key_share: bool, postgresql: bool) -> None:
+        """Lock what is found, in the order of the keys."""
+        ordered = (
+            # As Python sorts texts, whatever the column's collation.
+            key.collate("C") if postgresql and type(key.type) in _TEXTS else key
+            for key in self.keys
+        )
+        self.many = self.many.order_by(*ordered).with_for_update(key_share=key_share)
         self.one = self.one.with_for_update(key_share=key_share)
-        return self
 
 
 def _read(
@@ -494,6 +507,20 @@ def _rows(
         found = dict(zip(names, read, strict=True))
         key = tuple(read[len(statements.columns) :])
         yield key, (found, None if stamp is None else int(stamp))
+
+
+def _in_order(connection: Connection, keys: list[PrimaryKey]) -> list[list[PrimaryKey]]:
+    """Divide keys so that rows are locked in this order.
+
+    Databases sort numbers as Python does. Texts they sort by a collation, and InnoDB
+    locks rows as it finds them, by its index.
+    """
+    sorted_alike: tuple[type, ...] = (int, UUID, date)
+    if connection.dialect.name == "postgresql":
+        sorted_alike += (str,)
+    if all(isinstance(value, sorted_alike) for key in keys for value in key):
+        return [keys]
+    return [[key] for key in keys]
 
 
 def _chunks(

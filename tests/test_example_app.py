@@ -82,6 +82,30 @@ def test_ends_when_it_is_told_to_twice_at_once(program: Program) -> None:
     assert program.returncode in (0, -signal.SIGTERM)
 
 
+def test_ends_also_where_its_exit_is_kept() -> None:
+    """Bug: with gevent a SIGTERM came in a request, whose bare except kept it."""
+    source = (
+        "import signal, time\n"
+        "from example_app.__main__ import _end\n"
+        "signal.signal(signal.SIGTERM, _end)\n"
+        "print('ready')\n"
+        "while True:\n"
+        "    try:\n"
+        "        time.sleep(0.01)\n"
+        "    except BaseException:\n"
+        "        print('kept')\n"
+    )
+    program = Program([sys.executable, "-c", source], name="keeper")
+    try:
+        program.wait_for("ready")
+        program.send(signal.SIGTERM)
+        program.wait_for("kept")
+        until(lambda: not program.alive)
+        assert program.returncode == 0
+    finally:
+        program.stop(patience=1)
+
+
 def wait_until_it_answers(program: Program, url: str) -> None:
     end = time.monotonic() + DEADLINE
     while True:

@@ -56,9 +56,7 @@ class _Index:
         for room in tuple(self._rooms.pop((namespace, sid), ())):
             self._leave(sid, namespace, room)
         manager.callbacks.pop(sid, None)
-        # The former from python-socketio 5.18 on.
-        connecting = getattr(manager, "pending_connect", {})
-        for pending in (connecting, manager.pending_disconnect):
+        for pending in (manager.pending_connect, manager.pending_disconnect):
             sids = pending.get(namespace, ())
             if sid in sids:
                 sids.remove(sid)

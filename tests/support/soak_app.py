@@ -130,7 +130,7 @@ def _held() -> dict[str, int]:
         "binary packets": len(server._binary_packet),
         "manager rooms": sum(map(len, manager.rooms.values())),
         "manager index": len(manager.get_rooms.__self__._rooms),
-        "manager pending": len(getattr(manager, "pending_connect", {}))
+        "manager pending": len(manager.pending_connect)
         + len(manager.pending_disconnect),
         "manager callbacks": len(manager.callbacks),
         "known": len(events._known),

@@ -45,8 +45,7 @@ def state(made: socketio.Manager) -> Any:
             for namespace, rooms in made.rooms.items()
         },
         made.callbacks,
-        # From python-socketio 5.18 on.
-        {k: sorted(sids) for k, sids in getattr(made, "pending_connect", {}).items()},
+        {key: sorted(sids) for key, sids in made.pending_connect.items()},
         {key: sorted(sids) for key, sids in made.pending_disconnect.items()},
     )
 

@@ -406,7 +406,7 @@ def test_leaves_nothing_of_whom_a_connect_handler_fails() -> None:
     connection.close()
     until(lambda: server.environ == {})
     assert server.manager.rooms == {}
-    assert getattr(server.manager, "pending_connect", {}) == {}
+    assert server.manager.pending_connect == {}
 
 
 def test_leaves_nothing_of_whom_a_disconnect_handler_fails(
