@@ -521,7 +521,7 @@ def _index_is_used(world: World, table: str, run: Callable[[], Any]) -> bool:
         return any("USING INDEX by_v" in str(row) for row in plan)
 
 
-@pytest.mark.parametrize(
+INDEXED = pytest.mark.parametrize(
     "name",
     [
         "an Enum, native where there is such a type",
@@ -537,6 +537,9 @@ def _index_is_used(world: World, table: str, run: Callable[[], Any]) -> bool:
         "a UUID of a type of the application's",
     ],
 )
+
+
+@INDEXED
 def test_lets_an_index_find_the_rows(world: World, name: str) -> None:
     case = CASES[name]
     model = thing(world, case)
@@ -544,3 +547,25 @@ def test_lets_an_index_find_the_rows(world: World, name: str) -> None:
         connection.execute(sa.schema.CreateIndex(sa.Index("by_v", model.__table__.c.v)))
     room = next(n for n in case.rooms.values() if n)
     assert _index_is_used(world, "thing", lambda: snapshot(world.livepush, room))
+
+
+@INDEXED
+def test_lets_an_index_of_postgresql_find_the_rows(schema_url: str, name: str) -> None:
+    case = CASES[name]
+    with closing(World(schema_url)) as world:
+        model = thing(world, case)
+        plans: list[str] = []
+        with world.engine.begin() as connection:
+            index = sa.Index("by_v", model.__table__.c.v)
+            connection.execute(sa.schema.CreateIndex(index))
+
+        @sa.event.listens_for(world.engine, "before_cursor_execute")
+        def explain(connection: Any, _: Any, text: str, given: Any, *more: Any) -> None:
+            if "FROM thing" in text.replace("\n", ""):
+                cursor = connection.connection.dbapi_connection.cursor()
+                cursor.execute("SET LOCAL enable_seqscan = off")
+                cursor.execute(f"EXPLAIN {text}", given)
+                plans.extend(row[0] for row in cursor.fetchall())
+
+        snapshot(world.livepush, next(n for n in case.rooms.values() if n))
+        assert any("Index Cond" in line for line in plans), plans

@@ -24,9 +24,11 @@ from tests.support.following import (
     check,
     closing,
     events,
+    outgoing_of,
     snapshot,
 )
 from tests.support.vectors import vectors
+from tests.support.waiting import DEADLINE, until
 
 
 def item(world: World, declare: Callable[..., Any] | None = None, **track: Any) -> Any:
@@ -354,6 +356,9 @@ def test_leaves_a_field_out_that_raises(
 
 def since(world: World, room: str, position: Any) -> list[str]:
     """Return the events of a room whose snapshot can't be read."""
+    outgoing = outgoing_of(world.livepush)
+    outgoing.wait_until_told(DEADLINE)
+    until(outgoing.finish, what="something waits")
     found = broker_of(world.livepush).history(room, position).publications
     return [publication.event for publication in found or ()]
 
