@@ -52,6 +52,7 @@ from sqlalchemy.sql.dml import UpdateBase
 
 from . import statements
 from .commits import Commits, Frame, Note
+from .declarations import Group, Tracking
 from .emitter import Emitter
 from .failures import Failure, Failures
 from .flushes import Flush
@@ -59,7 +60,7 @@ from .protocol.batch import Batch
 from .protocol.publication import Position
 from .rows import PrimaryKey, Rows, ends_transaction, is_application_s
 from .sessions import refusal
-from .tracking import Group, Tracked, Tracking
+from .tracking import Tracked
 
 log = logging.getLogger(__name__)
 

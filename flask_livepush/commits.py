@@ -17,11 +17,13 @@ from dataclasses import dataclass, field
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import SessionTransaction
 
+from .declarations import Group
 from .failures import Failure, Failures
 from .flushes import SAME, Op, RowId
 from .protocol.batch import Batch
+from .row import Values
 from .rows import PrimaryKey, Rows, harmless, is_application_s
-from .tracking import Change, Group, Tracked, Values
+from .tracking import Change, Tracked
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,9 @@ from sqlalchemy.orm import InstanceState, Mapper, Session
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
 
+from .declarations import Group
+from .row import Values
 from .rows import PrimaryKey, Rows
-from .tracking import Group, Values
 
 Touched = frozenset[str] | None  # attributes that were written; None: all
 RowId = tuple[Group, PrimaryKey]

@@ -13,6 +13,7 @@ from sqlalchemy.orm import scoped_session
 from . import snapshots
 from .capture import Capture, Scope
 from .commits import Note
+from .declarations import Tracking
 from .emitter import Emitter
 from .errors import ConfigError
 from .failures import Failures
@@ -21,7 +22,7 @@ from .protocol.publication import Position
 from .rooms import Room
 from .rows import ProcessClock, Rows
 from .sessions import Sessions, refusal
-from .tracking import Tracked, Tracking
+from .tracking import Tracked
 
 
 class LiveModels:

@@ -20,9 +20,10 @@ from weakref import WeakKeyDictionary, WeakSet
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect, Engine
 
+from .declarations import Group
 from .protocol.stamps import RisingClock
 from .readings import fetch
-from .tracking import Group, Values
+from .row import Values
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from .errors import Unavailable
 from .failures import Failure
 from .readings import fetch_piecemeal, is_of_a_value
 from .rooms import Room
-from .tracking import Tracked, Values
+from .row import Values
+from .tracking import Tracked
 
 Connect = Callable[[], AbstractContextManager[Connection]]
 Apart = Callable[[], AbstractContextManager[None]]

@@ -8,21 +8,19 @@ to one row it says what is pushed. When commits happen, and to which rows, is
 from __future__ import annotations
 
 import difflib
-import dis
 import inspect
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import MethodType
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapper, QueryableAttribute, RelationshipProperty
 from sqlalchemy.sql import operators
 
+from .column_types import has_text, is_padded, is_random, unsendable
 from .errors import ConfigError, EncodingError, UsageError
 from .failures import Failure, Failures, What, place_of
 from .protocol.batch import Batch
@@ -30,103 +28,18 @@ from .protocol.encoding import encode, plain
 from .protocol.publication import Draft
 from .readings import Unreadable, UnreadableValue
 from .rooms import Room
+from .row import Row, Values, getter_of, got, reads_of_first
 from .sources import DISCRIMINATOR, NoPath, Path, Source, find_path
 
 log = logging.getLogger(__name__)
 
-Values = Mapping[str, Any]
-Field = str | Callable[["Row"], Any]
+Field = str | Callable[[Row], Any]
 
 # Types that convert one column's value, as fields={"id": str} does; every other
 # callable is given the row.
 _CONVERSIONS = (str, int, float, bool)
 _KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _RESERVED_KINDS = ("livepush", "state")
-# What is remembered of declarations that hold in blocks alone.
-_MAX_GROUPS = 1_000
-
-
-class Row:
-    """One row as callables of ``track`` see it: its columns, read-only.
-
-    Values are as re-read from the database; nothing is loaded on access. Properties,
-    hybrids and methods of the model work on it as far as they read columns.
-    """
-
-    __slots__ = ("_model", "_values")
-
-    def __init__(self, model: type, values: Values) -> None:
-        object.__setattr__(self, "_model", model)
-        object.__setattr__(self, "_values", values)
-
-    def __getattr__(self, name: str) -> Any:
-        values: Values = object.__getattribute__(self, "_values")
-        try:
-            value = values[name]
-        except KeyError:
-            model = object.__getattribute__(self, "_model")
-        else:
-            if type(value) is Unreadable:
-                raise value.error
-            return value
-        found = inspect.getattr_static(model, name, None)
-        getter = getter_of(model, name)
-        if getter is not None:
-            return _got(getter, self)
-        if inspect.isfunction(found):
-            return MethodType(found, self)
-        if isinstance(found, (classmethod, staticmethod)):
-            return found.__get__(None, model)
-        if found is None or hasattr(type(found), "__get__"):
-            raise AttributeError(_not_read(model, name, values)) from None
-        return found  # a constant of the class
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError("Rows given to callables of track() are read-only.")
-
-    def __repr__(self) -> str:
-        model = object.__getattribute__(self, "_model").__name__
-        return (
-            f"<Row of {model}: {', '.join(object.__getattribute__(self, '_values'))}>"
-        )
-
-
-def getter_of(model: type, name: str) -> Callable[[Any], Any] | None:
-    """Return the function of a property or hybrid of a model; None: it is none."""
-    found = inspect.getattr_static(model, name, None)
-    if isinstance(found, (property, hybrid_property)):
-        return found.fget
-    return found.func if isinstance(found, cached_property) else None
-
-
-def _got(getter: Callable[[Any], Any], row: Row) -> Any:
-    try:
-        return getter(row)
-    except AttributeError as error:
-        # Python would ask __getattr__ again, and tell of the property alone.
-        raise _PropertyRaised(str(error)) from error
-
-
-class _PropertyRaised(Exception):
-    """A property of the model read what is no column that was read."""
-
-
-def _not_read(model: type, name: str, values: Values) -> str:
-    """Say why a callable can't have an attribute, and what helps."""
-    mapper: Mapper[Any] = sa.inspect(model)
-    whole = f"{model.__name__}.{name}"
-    if not mapper.has_property(name):
-        return f"{whole} is no column, and {model.__name__} has nothing of that name."
-    if isinstance(mapper.get_property(name), RelationshipProperty):
-        return (
-            f"{whole} is a relationship, and callables of track() see the columns of "
-            f"this row alone. Give a path, as fields={{'author': 'author.name'}}, or "
-            f"query what it leads to by the row's foreign key."
-        )
-    return (
-        f"{whole} is not among the columns that were read, which are "
-        f"{', '.join(values)}. Name what callables read in columns=."
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +145,7 @@ class Tracked:
         self.order = self._checked_order(order_by)
         self._labels = [f"{encode(name)}:" for name in self.fields]
         variables = {v for room in self.rooms for v in room.pattern.variables}
-        self._padded = {v for v in variables if _is_padded(self._columns[v].type)}
+        self._padded = {v for v in variables if is_padded(self._columns[v].type)}
         by_callables = set(self._read_by_callables)
         self.membership: frozenset[str] = frozenset(
             {self.key, *self.primary_key, *variables, *self._own.discriminators}
@@ -651,7 +564,7 @@ class Tracked:
     def _text_column(self, name: object, what: str) -> str:
         """Return a column that JSON can hold, as far as its type says."""
         found = self._column(name, what)
-        problem = _unsendable(self._columns[found].type)
+        problem = unsendable(self._columns[found].type)
         if problem is not None:
             held, remedy = problem
             raise ConfigError(
@@ -720,7 +633,7 @@ class Tracked:
 
     def _check_text(self, room: Room, variable: str) -> None:
         kind = self._columns[variable].type
-        if _has_text(kind):
+        if has_text(kind):
             return
         raise ConfigError(
             f"track() of {self.name}: the room {room.pattern.text!r} has the variable "
@@ -815,7 +728,7 @@ class Tracked:
         named = {v for room in self.rooms for v in room.pattern.variables}
         for name in self.primary_key:
             kind = self._columns[name].type
-            if name not in named and _is_random(kind):
+            if name not in named and is_random(kind):
                 log.warning(
                     "track() of %s: the primary key %r is a %s, by which a later row "
                     "is not the higher one; where a room has more than latest=%d rows, "
@@ -878,7 +791,7 @@ class Tracked:
         else:
             checked = {n: self._checked_field(n, n, "field") for n in fields}
         key = checked.setdefault(self.key, self.key)
-        if key == self.key and (held := _unsendable(self._columns[key].type)):
+        if key == self.key and (held := unsendable(self._columns[key].type)):
             raise ConfigError(
                 f"track() of {self.name}: the key {key!r} holds {held[0]}, which JSON "
                 "can't; name another unique column with key=."
@@ -912,7 +825,7 @@ class Tracked:
 
     def _checked_property(self, name: str, getter: Callable[[Any], Any]) -> Field:
         """Return a field that a property of the model makes of a row's columns."""
-        for read in _reads_of_first(getter):
+        for read in reads_of_first(getter):
             if not self.mapper.has_property(read):
                 continue
             if isinstance(self.mapper.get_property(read), RelationshipProperty):
@@ -924,7 +837,7 @@ class Tracked:
                 )
 
         def read_property(row: Row) -> Any:
-            return _got(getter, row)
+            return got(getter, row)
 
         read_property.__qualname__ = f"{self.name}.{name}"
         self._properties.append(read_property)
@@ -950,57 +863,6 @@ def _problem(error: Exception) -> str:
     return f"can't be converted ({type(error).__name__})."
 
 
-class Group:
-    """Declarations of one model whose columns are read at once, in one way.
-
-    Args:
-        tracked: Of one model; all with the same home, or none.
-        home: The table that has all that they read, while a transaction has its row
-            locked; None: what they read is read after the commit.
-    """
-
-    def __init__(self, tracked: Sequence[Tracked], home: sa.Table | None) -> None:
-        self.tracked = tuple(tracked)
-        self.home = home
-        self.model = tracked[0].model
-        self.mapper = tracked[0].mapper
-        paths = {text: path for t in tracked for text, path in t.source.paths.items()}
-        self.source = Source(self.mapper, paths)
-        self.reads: frozenset[str] = frozenset().union(*(t.reads for t in tracked))
-        self.membership: frozenset[str] = frozenset().union(
-            *(t.membership for t in tracked)
-        )
-        #: The columns that say in which rooms a row is, by table.
-        self.parts = self._parts()
-        self.classes = self.source.classes()
-
-    def __repr__(self) -> str:
-        return f"<Group of {self.tracked}>"
-
-    def _parts(self) -> dict[sa.Table, frozenset[str]]:
-        if self.home is not None:
-            return {self.home: self.membership - set(self.source.primary_key)}
-        found = self.source.parts(self.membership)
-        return found or {self.source.key_table: frozenset()}
-
-    def concerns(self, touched: frozenset[str] | None) -> bool:
-        """Say whether what is read may have changed with these attributes."""
-        return any(t.concerns(touched) for t in self.tracked)
-
-    def moves(self, touched: frozenset[str] | None) -> bool:
-        """Say whether a row's rooms may have changed with these attributes."""
-        return any(t.moves(touched) for t in self.tracked)
-
-
-def _grouped(tracked: Sequence[Tracked], late: frozenset[str]) -> tuple[Group, ...]:
-    """Put declarations together; ``late`` are kinds to be read after the commit."""
-    found: dict[tuple[type, sa.Table | None], list[Tracked]] = {}
-    for t in tracked:
-        home = None if t.kind in late else t.home
-        found.setdefault((t.model, home), []).append(t)
-    return tuple(Group(several, home) for (_, home), several in found.items())
-
-
 def _takes(function: Callable[..., Any], room: Room) -> bool:
     """Say whether a function may be called with the values of a room."""
     try:
@@ -1008,232 +870,6 @@ def _takes(function: Callable[..., Any], room: Room) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _reads_of_first(function: Callable[..., Any]) -> set[str]:
-    """Return the attributes of its first argument that a function reads itself."""
-    code = getattr(function, "__code__", None)
-    if code is None or not code.co_argcount:
-        return set()
-    first = code.co_varnames[0]
-    found: set[str] = set()
-    before = None
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and before == first:
-            found.add(step.argval)
-        before = step.argval if step.opname.startswith("LOAD_FAST") else None
-    return found
-
-
-def _is_random(kind: Any) -> bool:
-    """Say whether a key's type is one of which a later row need not have more."""
-    while isinstance(kind, sa.types.TypeDecorator):
-        kind = kind.impl
-    # Of an Enum there are few rows.
-    return isinstance(kind, (sa.Uuid, sa.String, sa.LargeBinary)) and not isinstance(
-        kind, sa.Enum
-    )
-
-
-_NO_TEXT = (sa.JSON, sa.ARRAY, sa.PickleType, sa.LargeBinary)
-
-
-def _has_text(kind: Any) -> bool:
-    """Say whether the values of a column have a text by which rooms can be named."""
-    if isinstance(kind, _NO_TEXT):
-        return False
-    if isinstance(kind, sa.types.TypeDecorator):
-        return True  # what it makes of what is stored, it need not say
-    try:
-        return kind.python_type not in (bytes, dict, list, tuple)
-    except NotImplementedError:
-        return True
-
-
-def _is_padded(kind: Any) -> bool:
-    """Say whether a column's trailing spaces are nothing that was written."""
-    while isinstance(kind, sa.types.TypeDecorator):
-        kind = kind.impl
-    return isinstance(kind, (sa.CHAR, sa.NCHAR))
-
-
-# By the modules of their classes: dialects are not imported for a question.
-_OF_DIALECTS = {
-    "sqlalchemy.dialects.postgresql.ranges": ("ranges", "[{0}.lower, {0}.upper]"),
-    "sqlalchemy.dialects.mysql.enumerated": ("sets", "sorted({0})"),
-}
-
-
-def _unsendable(kind: Any) -> tuple[str, str] | None:
-    """Return what a type holds none of whose values can be sent, and what makes more.
-
-    None where some can be, or nobody knows: a decorated type need not say what it makes
-    of what is stored. The remedy is Python, with the value to be filled in.
-    """
-    if isinstance(kind, sa.PickleType):
-        return "pickled objects", "{0}.name"
-    if isinstance(kind, sa.types.TypeDecorator):
-        return None
-    if isinstance(kind, sa.ARRAY):
-        inner = _unsendable(kind.item_type)
-        return inner and (
-            f"a list of {inner[0]}",
-            f"[{inner[1].format('x')} for x in {{0}}]",
-        )
-    try:
-        if issubclass(kind.python_type, (bytes, bytearray, memoryview)):
-            return "bytes", "base64.b64encode({0}).decode()"
-    except NotImplementedError:
-        pass
-    if isinstance(kind, sa.Enum):
-        return None
-    classes = type(kind).__mro__
-    if any(cls.__name__ == "AbstractMultiRange" for cls in classes):
-        return "lists of ranges", "[[x.lower, x.upper] for x in {0}]"
-    return next(filter(None, (_OF_DIALECTS.get(c.__module__) for c in classes)), None)
-
-
-def _covers(tracked: Tracked, mapper: Mapper[Any]) -> bool:
-    """Say whether a declaration holds for the objects of a mapper.
-
-    The rows of a concrete subclass are in a table of their own, with keys of their own.
-    """
-    found: Mapper[Any] | None = mapper
-    while found is not None and found is not tracked.mapper:
-        found = None if found.concrete else found.inherits
-    return found is not None
-
-
-def _by_table(
-    tracked: Iterable[Tracked],
-) -> Mapping[Any, tuple[Mapper[Any], ...]]:
-    found: dict[Any, dict[Mapper[Any], None]] = {}
-    for t in tracked:
-        for table in t.mapper.tables:
-            found.setdefault(table, {})[t.mapper] = None
-    return {table: tuple(mappers) for table, mappers in found.items()}
-
-
-class Tracking:
-    """All declarations of one extension."""
-
-    def __init__(self) -> None:
-        self._tracked: list[Tracked] = []
-        self._forget()
-
-    def _forget(self) -> None:
-        self._by_class: dict[type, tuple[Tracked, ...]] = {}
-        self._by_model: dict[tuple[Any, ...], tuple[Group, ...]] = {}
-        self._groups: dict[tuple[Any, ...], tuple[Group, ...]] = {}
-        self._siblings: dict[type, tuple[Group, ...]] = {}
-        self._tables: Mapping[Any, tuple[Mapper[Any], ...]] | None = None
-
-    def add(self, tracked: Tracked) -> None:
-        """Add a declaration.
-
-        Raises:
-            ConfigError: Another model has the same kind in the same room, or the same
-                declaration exists.
-        """
-        for other in self._tracked:
-            if other.kind != tracked.kind:
-                continue
-            others = other.rooms or other.of
-            shared = [r for r in tracked.rooms or tracked.of if r in others]
-            if shared:
-                raise ConfigError(
-                    f"track() of {tracked.name}: room {shared[0].pattern.text!r} has "
-                    f"the kind {tracked.kind!r} of {other.name} already; give "
-                    "another with kind=."
-                )
-        self._tracked.append(tracked)
-        self._forget()
-
-    def all(self) -> tuple[Tracked, ...]:
-        """Return all declarations."""
-        return tuple(self._tracked)
-
-    def of_model(self, cls: type) -> tuple[Tracked, ...]:
-        """Return the declarations whose rows a statement on a class may touch."""
-        return tuple(
-            t
-            for t in self._tracked
-            if issubclass(cls, t.model) or issubclass(t.model, cls)
-        )
-
-    def of_class(self, cls: type) -> tuple[Tracked, ...]:
-        """Return the declarations that hold for objects of a class."""
-        found = self._by_class.get(cls)
-        if found is None:
-            mapper: Mapper[Any] | None = sa.inspect(cls, raiseerr=False)
-            found = tuple(t for t in self._tracked if mapper and _covers(t, mapper))
-            self._by_class[cls] = found
-        return found
-
-    def groups(self, cls: type, more: tuple[Tracked, ...] = ()) -> tuple[Group, ...]:
-        """Return the same, those of one model that are read in one way together.
-
-        Args:
-            more: Declarations that hold besides, at the moment.
-        """
-        key = (cls, *more)
-        found = self._groups.get(key)
-        if found is None:
-            mapper: Mapper[Any] = sa.inspect(cls)
-            own = (*self.of_class(cls), *(t for t in more if _covers(t, mapper)))
-            models = dict.fromkeys(t.model for t in own)
-            groups = [g for m in models for g in self._groups_of(m, more)]
-            if len(self._groups) >= _MAX_GROUPS:
-                self._groups.clear()
-            found = self._groups[key] = tuple(groups)
-        return found
-
-    def _groups_of(self, model: type, more: tuple[Tracked, ...]) -> tuple[Group, ...]:
-        # One for all classes that have them: a row has one entry in a commit.
-        key = (model, *more)
-        found = self._by_model.get(key)
-        if found is None:
-            known = (*self._tracked, *more)
-            late = frozenset(t.kind for t in known if t.home is None)
-            found = _grouped([t for t in known if t.model is model], late)
-            if len(self._by_model) >= _MAX_GROUPS:
-                self._by_model.clear()
-            self._by_model[key] = found
-        return found
-
-    def siblings(self, cls: type) -> tuple[Group, ...]:
-        """Return the groups whose rows an object becomes that changes its class.
-
-        They are other classes of the same table, told apart by a discriminator.
-        """
-        found = self._siblings.get(cls)
-        if found is None:
-            mapper: Mapper[Any] = sa.inspect(cls)
-            own = self.of_class(cls)
-            models = dict.fromkeys(
-                t.model
-                for t in self._tracked
-                if t.mapper.single
-                and t.mapper.local_table is mapper.local_table
-                and t not in own
-            )
-            groups = (g for m in models for g in self._groups_of(m, ()))
-            found = self._siblings[cls] = tuple(groups)
-        return found
-
-    def tables(
-        self, more: tuple[Tracked, ...] = ()
-    ) -> Mapping[Any, tuple[Mapper[Any], ...]]:
-        """Return the tables in which rows of tracked models are, with the models."""
-        if more:
-            return _by_table((*self._tracked, *more))
-        if self._tables is None:
-            self._tables = _by_table(self._tracked)
-        return self._tables
-
-    def of_room(self, room: Room) -> tuple[Tracked, ...]:
-        """Return the declarations that have rows in a kind of room."""
-        return tuple(t for t in self._tracked if t.belongs_to(room))
 
 
 def _mapper(model: Any) -> Mapper[Any]:
