@@ -299,7 +299,7 @@ class LivePush:
             emitter=Emitter(
                 outgoing,
                 metrics=meters,
-                patience=_no_patience if queue is None else _patience,
+                patience=_patience,
             ),
             socketio=instance,
             pages=pages,
@@ -949,10 +949,6 @@ def _position(outgoing: Outgoing, failures: Failures, room: str) -> Position | N
 def _patience() -> float:
     # A task's process may end with its commit, in ways that nobody is told of.
     return 0.0 if has_request_context() else _TASK_PATIENCE
-
-
-def _no_patience() -> float:
-    return 0.0
 
 
 def _is_this_user(user: Any, user_id: str) -> bool:

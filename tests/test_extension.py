@@ -16,11 +16,13 @@ from werkzeug.test import EnvironBuilder
 from flask_livepush import ConfigError, EncodingError, LivePush, UsageError
 from flask_livepush.protocol.publication import Position
 from tests.support.connections import Site, User, connected
+from tests.support.waiting import until
 
 
 def history(livepush: LivePush, app: Flask, room: str) -> list[tuple[str, str]]:
     """Return what was published in a room: events and data."""
     state = livepush._state_of(app)
+    until(state.outgoing.finish)
     epoch = state.broker.position(room).epoch
     found = state.broker.history(room, Position(epoch, 0)).publications
     assert found is not None
