@@ -92,7 +92,7 @@ class _State:
     session: weakref.ref[Session]
     frames: list[Frame] = field(default_factory=list)
     # Noted between transactions, by a statement that is about to begin one.
-    early: Frame = field(default_factory=lambda: Frame(None))
+    early: Frame | None = None
     flush: Flush | None = None
     statement: Flush | None = None  # one on rows whose keys the application gives
     connections: list[Connection] = field(default_factory=list)
@@ -109,7 +109,11 @@ class _State:
 
     @property
     def top(self) -> Frame:
-        return self.frames[-1] if self.frames else self.early
+        if self.frames:
+            return self.frames[-1]
+        if self.early is None:
+            self.early = Frame(None)
+        return self.early
 
 
 def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
@@ -282,8 +286,9 @@ class Capture:
             return  # followed twice, as a class and as its sessionmaker
         frame = Frame(transaction)
         if not state.frames:
-            frame.include(state.early)
-            state.early = Frame(None)
+            if state.early is not None:
+                frame.include(state.early)
+                state.early = None
             self._open.set((*self._open.get(), weakref.ref(session)))
         state.frames.append(frame)
 
@@ -377,12 +382,10 @@ class Capture:
     @_guarded
     def _on_end(self, session: Session, transaction: SessionTransaction) -> None:
         state = self._state(session)
-        depth = next(
-            (i for i, f in enumerate(state.frames) if f.transaction is transaction),
-            None,
-        )
-        if depth is None:
+        known = [frame.transaction for frame in state.frames]
+        if transaction not in known:
             return  # a flush's own
+        depth = known.index(transaction)
         frame = state.frames[depth]
         del state.frames[depth:]
         if depth > 0:
@@ -393,7 +396,11 @@ class Capture:
         del session.info[self]
         for connection in state.connections:
             self._following.pop(connection, None)
-        self._open.set(tuple(r for r in self._open.get() if r() not in (None, session)))
+        opened = self._open.get()
+        alone = len(opened) == 1 and opened[0]() is session
+        self._open.set(
+            () if alone else tuple(r for r in opened if r() not in (None, session))
+        )
         if not frame.is_empty:
             self._ended(state, frame)
 

@@ -224,8 +224,9 @@ class Tracked:
         that may hold it are told to read the kind anew.
         """
         try:
-            old = self._names(change.before)
             new = self._names(change.after)
+            same = change.before is change.after
+            old = new if same else self._names(change.before)
         except Exception as error:  # noqa: BLE001
             self._note_rooms(error)
             self.invalidate_everywhere(to)
