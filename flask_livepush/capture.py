@@ -54,6 +54,7 @@ from . import statements
 from .commits import Commits, Frame, Note
 from .declarations import Group, Tracking
 from .emitter import Emitter
+from .errors import ConfigError
 from .failures import Failure, Failures
 from .flushes import Flush
 from .protocol.batch import Batch
@@ -429,12 +430,17 @@ class Capture:
 
     def _failed(self, where: str, error: Exception, session: Session | None) -> None:
         """After an exception of a hook: what this transaction wrote is not known."""
+        remedy = (
+            str(error)
+            if isinstance(error, ConfigError)
+            else "This is a fault of flask_livepush: please report it with the "
+            f"traceback ({where})."
+        )
         self._failures.note(
             (where, type(error)),
             Failure(
                 "Following a database session failed; all rooms of tracked models are "
-                "told to read anew. This is a fault of flask_livepush: please report "
-                f"it with the traceback ({where})."
+                f"told to read anew. {remedy}"
             ),
             error=error,
         )
@@ -658,7 +664,7 @@ class Capture:
             result = execution.invoke_statement()
         finally:
             state.statement = before
-        matched = getattr(result, "rowcount", -1)
+        matched = _matched(result, statement, session.get_bind(mapper=mapper).dialect)
         try:
             if keys.certain or matched == len(keys.found):
                 # Each of these rows is locked now.
@@ -767,6 +773,14 @@ def _bulk(tracked: Tracked, rooms: set[str] | None) -> Note:
         for name in sorted(rooms):
             batch.invalidate(name, tracked.kind)
     return Note(batch, of_rows=True)
+
+
+def _matched(result: Any, statement: Any, dialect: Dialect) -> int:
+    """Return how many rows a statement has found; -1: nobody knows."""
+    if statement._returning and dialect.name == "sqlite":
+        return -1  # it counts them only when all have been fetched
+    count = getattr(getattr(result, "raw", result), "rowcount", -1)
+    return count if isinstance(count, int) else -1
 
 
 def _has_written(session: Session, state: _State) -> bool:

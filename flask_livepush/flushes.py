@@ -285,7 +285,7 @@ class Flush:
         They are those of ``relationship(post_update=True)``, and those of an object
         that is deleted while another gets its key.
         """
-        names = _primary_key_binds(context.compiled.statement, table)
+        names = _primary_key_binds(context, table)
         if names is None:
             return
         mappers = self._tables()[table]
@@ -484,12 +484,12 @@ def _touched(instance: InstanceState[Any]) -> frozenset[str]:
     )
 
 
-def _primary_key_binds(statement: Any, table: sa.Table) -> dict[Any, str] | None:
+def _primary_key_binds(context: Any, table: sa.Table) -> dict[Any, str] | None:
     """Return the parameters that the WHERE of a flush compares the primary key with.
 
     None: it is no statement of a flush on one row after the other.
     """
-    clause = statement.whereclause
+    clause = context.compiled.statement.whereclause
     conditions = (
         list(clause.clauses) if isinstance(clause, BooleanClauseList) else [clause]
     )
@@ -499,6 +499,8 @@ def _primary_key_binds(statement: Any, table: sa.Table) -> dict[Any, str] | None
         if isinstance(condition, BinaryExpression)
         and condition.operator is operators.eq
         and isinstance(condition.right, BindParameter)
+        # Those of an application's own statement have names of other kinds.
+        and condition.right.key in context.compiled_parameters[0]
     }
     return found if all(c in found for c in table.primary_key) else None
 
@@ -507,7 +509,7 @@ def _statement_keys(
     context: Any, table: sa.Table, coming: dict[PrimaryKey, _Coming]
 ) -> list[PrimaryKey]:
     """Return the primary keys of the rows that a statement is on."""
-    names = _primary_key_binds(context.compiled.statement, table)
+    names = _primary_key_binds(context, table)
     if names is None:
         return list(coming)
     mapper = next(iter(coming.values())).mapper

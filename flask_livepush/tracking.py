@@ -176,14 +176,26 @@ class Tracked:
         """
         return Source(self.mapper, {text: self._path(text) for text in self.paths})
 
+    def check_paths(self) -> None:
+        """Raise a ConfigError where a field is no path; all models must be mapped."""
+        for text in self.paths:
+            self._path(text)
+
     def _path(self, text: str) -> Path:
         try:
-            return find_path(self.mapper, text)
+            path = find_path(self.mapper, text)
         except NoPath as error:
             raise ConfigError(
                 f"track() of {self.name}: the field {text!r} is no path to a column: "
                 f"{error}. For anything else give a callable of the row."
             ) from None
+        problem = unsendable(path.target.columns[path.column].type)
+        if problem is not None:
+            raise ConfigError(
+                f"track() of {self.name}: the field {text!r} holds {problem[0]}, which "
+                "JSON can't. Leave it out, or give a callable that makes text of it."
+            )
+        return path
 
     @cached_property
     def _watched(self) -> frozenset[str]:
