@@ -81,6 +81,13 @@ class Postgres:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server of the tests' own."""
+    with running() as server:
+        yield server
+
+
+@contextmanager
+def running() -> Iterator[Postgres]:
+    """Run a PostgreSQL server."""
     initdb, server = require("initdb"), require("postgres")
     # pytest's directory may not be entered by other users, and the path of a Unix
     # socket is limited to about 100 bytes: hence a short one of its own.
