@@ -300,6 +300,7 @@ class LivePush:
                 outgoing,
                 metrics=meters,
                 patience=_patience,
+                failures=failures,
             ),
             socketio=instance,
             pages=pages,
