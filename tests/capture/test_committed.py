@@ -567,9 +567,7 @@ _STATEMENTS: dict[str, Statement] = {
         .values(box_id=3)
     ),
     "by key or another": lambda w: (
-        sa.update(w.Item)
-        .where(sa.or_(w.Item.id == 1, w.Item.id == 2))
-        .values(box_id=3)
+        sa.update(w.Item).where(sa.or_(w.Item.id == 1, w.Item.id == 2)).values(box_id=3)
     ),
     "not by key": lambda w: (
         sa.update(w.Item).where(sa.not_(w.Item.id == 1)).values(box_id=3)
@@ -903,13 +901,13 @@ def test_refuses_a_key_that_is_unique_only_at_the_end_of_the_transaction(
 
     key = "id" if how == "primary" else "code"
     with pytest.raises(ConfigError, match="DEFERRABLE"):
-        world.livepush.track(
-            rooms=world.room("all"), fields=("id", "code"), key=key
-        )(Note)
+        world.livepush.track(rooms=world.room("all"), fields=("id", "code"), key=key)(
+            Note
+        )
     other = "code" if how == "primary" else "id"
-    world.livepush.track(
-        rooms=world.room("others"), fields=("id", "code"), key=other
-    )(Note)
+    world.livepush.track(rooms=world.room("others"), fields=("id", "code"), key=other)(
+        Note
+    )
 
 
 class Pets(World):
