@@ -275,6 +275,8 @@ class Capture:
     @_guarded
     def _on_create(self, session: Session, transaction: SessionTransaction) -> None:
         if transaction.nested or transaction.parent is None:
+            if not transaction.nested:
+                self.end_unannounced()
             state = self._state(session)
             self._push_frame(session, state, transaction)
             if transaction.nested:
@@ -427,6 +429,25 @@ class Capture:
             # It was read in, and closed: nothing was undone.
             notes = [note for note in frame.notes if note.on_close]
             self._push(Frame(None, notes=notes))
+
+    def end_unannounced(self) -> None:
+        """Make up for ends of transactions that we were not told of.
+
+        A listener raised that was registered as the first, after ours. Only sessions
+        of this thread, greenlet or task are looked at.
+        """
+        for session in [reference() for reference in self._open.get()]:
+            state: _State | None = None if session is None else session.info.get(self)
+            if session is None or state is None or not state.frames:
+                continue
+            root = state.frames[0].transaction
+            if (
+                root is not None
+                and not root.is_active
+                and state.frames[0].committed
+                and session.get_transaction() is not root
+            ):
+                self._on_end(session, root)
 
     def _failed(self, where: str, error: Exception, session: Session | None) -> None:
         """After an exception of a hook: what this transaction wrote is not known."""

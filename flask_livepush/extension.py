@@ -310,6 +310,7 @@ class LivePush:
             failures=failures,
             look=self._find_flask_sqlalchemy(app),
         )
+        app.teardown_appcontext(self._end_unannounced)
         self._set_up = [ref for ref in self._set_up if ref() is not None]
         self._set_up.append(weakref.ref(app))
 
@@ -318,6 +319,10 @@ class LivePush:
         """What belongs to each application that is still there."""
         apps = (ref() for ref in self._set_up)
         return [app.extensions[_PARTS] for app in apps if app is not None]
+
+    def _end_unannounced(self, _: BaseException | None = None) -> None:
+        if self._models is not None:
+            self._models.end_unannounced()
 
     @property
     def socketio(self) -> SocketIO:

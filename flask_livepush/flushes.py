@@ -252,7 +252,12 @@ class Flush:
                 wanted.setdefault(group, {})[key] = None if deleted else c.touched
         if not deleted:
             for target, key, touched in self._unannounced(context, table, set(coming)):
-                for group in self._groups(type(target)):
+                siblings = self._siblings(type(target))
+                groups = [
+                    *self._groups(type(target)),
+                    *(g for g in siblings if g.classes & touched),
+                ]
+                for group in groups:
                     self._put(group, key, connection, key, touched, target)
                     wanted.setdefault(group, {})[key] = touched
         for group, rows in wanted.items():
@@ -282,10 +287,11 @@ class Flush:
     ) -> Iterator[tuple[object, PrimaryKey, frozenset[str]]]:
         """Find the rows that an UPDATE changes and no listener was called for.
 
-        They are those of ``relationship(post_update=True)``, and those of an object
-        that is deleted while another gets its key.
+        They are those of ``relationship(post_update=True)``, those of an object that
+        is deleted while another gets its key, and those of a class that is not tracked
+        and becomes one that is.
         """
-        names = _primary_key_binds(context, table)
+        names = _primary_key_binds(context.compiled, table)
         if names is None:
             return
         mappers = self._tables()[table]
@@ -301,8 +307,11 @@ class Flush:
                 target = self._session.identity_map.get(
                     mapper.identity_key_from_primary_key(key)
                 )
-                if target is not None and self._groups(type(target)):
+                if target is not None and self._is_concerned(type(target)):
                     yield target, key, _set_attributes(target, table, parameters, names)
+
+    def _is_concerned(self, cls: type) -> bool:
+        return bool(self._groups(cls) or self._siblings(cls))
 
     def _read_before(
         self,
@@ -484,23 +493,24 @@ def _touched(instance: InstanceState[Any]) -> frozenset[str]:
     )
 
 
-def _primary_key_binds(context: Any, table: sa.Table) -> dict[Any, str] | None:
+def _primary_key_binds(compiled: Any, table: sa.Table) -> dict[Any, str] | None:
     """Return the parameters that the WHERE of a flush compares the primary key with.
 
     None: it is no statement of a flush on one row after the other.
     """
-    clause = context.compiled.statement.whereclause
+    clause = compiled.statement.whereclause
+    names: dict[Any, str] = compiled.bind_names
     conditions = (
         list(clause.clauses) if isinstance(clause, BooleanClauseList) else [clause]
     )
+    # An application's statement has names that are made up when it is compiled.
     found = {
-        condition.left: condition.right.key
+        condition.left: names[condition.right]
         for condition in conditions
         if isinstance(condition, BinaryExpression)
         and condition.operator is operators.eq
         and isinstance(condition.right, BindParameter)
-        # Those of an application's own statement have names of other kinds.
-        and condition.right.key in context.compiled_parameters[0]
+        and condition.right in names
     }
     return found if all(c in found for c in table.primary_key) else None
 
@@ -509,7 +519,7 @@ def _statement_keys(
     context: Any, table: sa.Table, coming: dict[PrimaryKey, _Coming]
 ) -> list[PrimaryKey]:
     """Return the primary keys of the rows that a statement is on."""
-    names = _primary_key_binds(context, table)
+    names = _primary_key_binds(context.compiled, table)
     if names is None:
         return list(coming)
     mapper = next(iter(coming.values())).mapper

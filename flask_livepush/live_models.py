@@ -120,6 +120,10 @@ class LiveModels:
         with self.capture.scope(Scope(tracked)) as scope:
             yield scope.positions
 
+    def end_unannounced(self) -> None:
+        """Push what was committed in a session whose end we were not told of."""
+        self.capture.end_unannounced()
+
     def have_read(self) -> bool:
         """Say whether a session that a view will use may hold older rows."""
         return self.capture.has_open_transaction() or self.sessions.have_read()

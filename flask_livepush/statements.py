@@ -33,12 +33,14 @@ _READS = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _WRITES = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE|INTO)\b", re.IGNORECASE)
-# A text between quotes, and the lock that a SELECT may ask for.
+# A text between quotes, a comment that no database executes, and the lock that a SELECT
+# may ask for.
 _NO_VERBS = re.compile(
     r"'(?:[^']|'')*'"
     r'|"(?:[^"]|"")*"'
+    r"|--[^\n]*|/\*(?!M?!).*?\*/"
     r"|\bFOR\s+(?:NO\s+KEY\s+)?UPDATE\b",
-    re.IGNORECASE,
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -57,7 +59,9 @@ def writes(statement: Any) -> bool:
     if isinstance(statement, (sa.TextClause, sa.TextualSelect)):
         inner: Any = getattr(statement, "element", statement)
         text = str(inner.text)
-        return not _READS.match(text) or bool(_WRITES.search(_NO_VERBS.sub("", text)))
+        # Some databases take a backslash before a quote as part of the text, some not.
+        verbs = text if "\\" in text else _NO_VERBS.sub("", text)
+        return not _READS.match(text) or bool(_WRITES.search(verbs))
     reads = (sa.SelectBase, sa.sql.ColumnElement, sa.sql.functions.FunctionElement)
     return not isinstance(statement, reads)
 

@@ -590,11 +590,37 @@ class Tracked:
     def _checked_key(self, key: str) -> str:
         column = self._columns[self._column(key, "key")]
         if self.primary_key == (key,) or self._is_unique(column):
+            self._check_deferrable(key, column)
             return key
         raise ConfigError(
             f"track() of {self.name}: key {key!r} is neither its primary key nor "
             "unique; give a unique column with key=."
         )
+
+    def _check_deferrable(self, key: str, column: Any) -> None:
+        """Refuse a key that two rows may have until their transaction ends.
+
+        What is pushed of the one would be taken for a version of the other.
+        """
+        table = getattr(column, "table", None)
+        own = [
+            c
+            for c in getattr(table, "constraints", ())
+            if isinstance(c, (sa.UniqueConstraint, sa.PrimaryKeyConstraint))
+            and list(c.columns) == [column]
+        ]
+        at_once = any(
+            index.unique and list(index.columns) == [column]
+            for index in getattr(table, "indexes", ())
+        )
+        if own and not at_once and all(c.deferrable or c.initially for c in own):
+            raise ConfigError(
+                f"track() of {self.name}: key {key!r} is unique only at the end of a "
+                "transaction, as its constraint is DEFERRABLE, so that two rows may "
+                "have it meanwhile and nothing orders their versions; give a column "
+                "with key= whose constraint is not, such as the primary key, or "
+                "leave deferrable= and initially= out."
+            )
 
     def _is_unique(self, column: Any) -> bool:
         table = getattr(column, "table", None)
