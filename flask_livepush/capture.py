@@ -325,6 +325,8 @@ class Capture:
 
     def _vet(self, state: _State) -> None:
         """Look at the connections of a transaction that writes."""
+        if state.vetted == len(state.connections):
+            return
         new, state.vetted = state.connections[state.vetted :], len(state.connections)
         for connection in new:
             problem = refusal(connection)
@@ -476,7 +478,8 @@ class Capture:
         self._ensure_frames(session, state)
         state.top.wrote = True
         self._vet(state)
-        state.flush = self._begin(session, state)
+        ignored = state.refused or self._suppressed.get()
+        state.flush = None if ignored else self._begin(session, state)
 
     def _begin(self, session: Session, state: _State) -> Flush:
         return Flush(
@@ -531,9 +534,7 @@ class Capture:
     def _flush_of(self, target: object) -> Flush | None:
         session = object_session(target)
         state: _State | None = None if session is None else session.info.get(self)
-        if state is None or state.refused or self._suppressed.get():
-            return None
-        return state.flush
+        return None if state is None else state.flush
 
     def _on_cursor(
         self, cursor: Any, statement: str, parameters: Any, context: Any

@@ -91,9 +91,10 @@ class Frame:
 
     def add(self, op: Op) -> None:
         """Add what was done to a row."""
-        known = self.ops.get(op.row)
-        self.ops[op.row] = op if known is None else known.then(op)
-        self.reads.pop(op.row, None)
+        row = op.row
+        known = self.ops.get(row)
+        self.ops[row] = op if known is None else known.then(op)
+        self.reads.pop(row, None)
         if len(self.ops) > _MAX_ROWS:
             self.lose(self.concerned)
             self.ops.clear()

@@ -154,6 +154,8 @@ class Pattern:
                 f"The room {text!r} must be a text: @livepush.room('chat:<int:id>')."
             )
         self.text = text
+        #: The names of the variables, in order.
+        self.variables: tuple[str, ...] = ()
         self._parts: list[str | tuple[str, BaseConverter]] = []
         regex: list[str] = []
         end = 0
@@ -169,6 +171,7 @@ class Pattern:
                 raise ConfigError(f"The room {text!r} has the variable {name!r} twice.")
             converter = self._converter(found, converters)
             self._parts.append((name, converter))
+            self.variables = (*self.variables, name)
             regex.append(f"(?P<{name}>{converter.regex})")
             end = found.end()
         self._literal(text[end:], regex)
@@ -182,11 +185,6 @@ class Pattern:
 
     def _converters(self) -> list[BaseConverter]:
         return [part[1] for part in self._parts if not isinstance(part, str)]
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """The names of the variables, in order."""
-        return tuple(part[0] for part in self._parts if not isinstance(part, str))
 
     @property
     def shape(self) -> tuple[object, ...]:

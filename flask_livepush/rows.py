@@ -474,7 +474,7 @@ def _read(
     keys: list[PrimaryKey],
 ) -> Found:
     found: Found = {}
-    for chunk in _chunks(keys, statements):
+    for chunk in [keys] if len(keys) == 1 else _chunks(keys, statements):
         for key, entry in _rows(connection, group, statements, chunk):
             # Of one key this is the row, whatever type the application gave it.
             found[chunk[0] if len(chunk) == 1 else key] = entry

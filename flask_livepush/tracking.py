@@ -301,13 +301,14 @@ class Tracked:
     def _name(self, room: Room, values: Values) -> str | None:
         """Return the name of a row's room; None: no name can be made of its values."""
         wanted = {v: values[v] for v in room.pattern.variables}
-        for variable in self._padded & wanted.keys():
-            if isinstance(wanted[variable], str):
-                wanted[variable] = wanted[variable].rstrip(" ")
+        if self._padded:
+            for variable in self._padded & wanted.keys():
+                if isinstance(wanted[variable], str):
+                    wanted[variable] = wanted[variable].rstrip(" ")
         if None in wanted.values():
             return None
         try:
-            return room.name(**wanted)
+            return room.pattern.name(wanted)
         except UsageError:
             return None
 
