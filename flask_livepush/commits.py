@@ -329,11 +329,11 @@ class Commits:
     ) -> dict[RowId, Read]:
         options = ops[0].connection.get_execution_options()
         translated = options.get("schema_translate_map")
-        gone = any(op.gone for op in ops)
+        gone = frozenset(op.key for op in ops if op.gone)
         with self._rows.afterwards(bind, translated) as reader:
             # Before the rows are: another transaction may insert one of them again.
             stamp = reader.now() if gone else None
-            found = reader.committed(group, [op.key for op in ops])
+            found = reader.committed(group, [op.key for op in ops], gone=gone)
         # A row that this reader does not see need not be gone: then nothing orders it.
         return {
             op.row: found.get(op.key, (None, stamp if op.gone else None)) for op in ops

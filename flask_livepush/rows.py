@@ -397,8 +397,18 @@ class Afterwards:
         self._end()
         return stamp
 
-    def committed(self, group: Group, keys: Sequence[PrimaryKey]) -> Found:
-        """Read rows; returns as :meth:`Rows.written` does."""
+    def committed(
+        self,
+        group: Group,
+        keys: Sequence[PrimaryKey],
+        *,
+        gone: frozenset[PrimaryKey] = frozenset(),
+    ) -> Found:
+        """Read rows; returns as :meth:`Rows.written` does.
+
+        Args:
+            gone: The keys of those that are not expected to be there.
+        """
         statements = self._rows.select(
             group,
             ("committed", self._connection.dialect.name, self._own),
@@ -406,9 +416,13 @@ class Afterwards:
         )
         found: Found = {}
         for chunk in _chunks(keys, statements):
-            found |= self._read(group, statements, chunk)
-            for key in chunk:
-                if key not in found:  # its type may be another than the column's
+            read = self._read(group, statements, chunk)
+            if len(chunk) == 1:
+                read = dict.fromkeys(chunk, *read.values()) if read else {}
+            found |= read
+            for key in chunk if len(chunk) > 1 else ():
+                # Its type may be another than the column's.
+                if key not in found and key not in gone:
                     for entry in self._read(group, statements, [key]).values():
                         found[key] = entry
         return found
