@@ -26,16 +26,22 @@ extras := $(if $(filter threading,$(MODE)),demo,demo,$(MODE))
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test check install soak bench format generate system clean
+.PHONY: help demo test test-versions test-lowest check install soak bench format generate system clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMPS)/demo-$(MODE) ## the chat on 127.0.0.1:5000 (PORT=, MODE=threading|eventlet|gevent)
 	@exec $(python) -m example_app --host 127.0.0.1 --port $(PORT) --mode $(MODE)
 
 test: system install ## install what the tests need and run them all (ARGS= for pytest, SYSTEM=0)
 	@exec $(python) scripts/test.py $(ARGS)
+
+test-versions: system install ## the server's tests on each Python found, with the lowest and the newest packages
+	@exec $(python) scripts/versions.py -- $(ARGS)
+
+test-lowest: system install ## those that depend on other packages, on the oldest Python found with the lowest ones
+	@exec $(python) scripts/versions.py --lowest -- $(ARGS)
 
 check: install ## format, lint, types, architecture, generated files
 	$(call step,ruff format,$(python) -m ruff format --check .)

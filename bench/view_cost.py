@@ -1,4 +1,6 @@
-"""What livepush adds to the time of a view, on SQLite, in one process and one run.
+"""What livepush adds to the time of a view, in one process and one run.
+
+On SQLite, or with ``--database postgresql`` on a server of its own.
 
 Otherwise equal applications are driven through ``app.test_client()``, a block of
 requests each in turn, so that what slows the machine down slows all of them down. The
@@ -17,7 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,21 +92,21 @@ class Site:
     """An application of one variant, its database, and a client that is logged in.
 
     Args:
-        folder: Where its database is put.
+        url: Of an empty database.
         rows: How many rows there are to be deleted.
     """
 
-    def __init__(self, variant: Variant, folder: Path, *, rows: int) -> None:
+    def __init__(self, variant: Variant, url: str, *, rows: int) -> None:
         self.variant = variant
         self.written = 0  # frames that would have gone out
         self.app = Flask(__name__)
         self.app.config["SECRET_KEY"] = "secret"
         self.app.jinja_loader = DictLoader({"notes.html": TEMPLATE})
-        database = folder / f"{VARIANTS.index(variant)}.sqlite"
-        self.app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{database}"
+        self.app.config["SQLALCHEMY_DATABASE_URI"] = url
         self.db = SQLAlchemy(self.app)
         with self.app.app_context():
-            _set_up(self.db.engine)
+            if self.db.engine.dialect.name == "sqlite":
+                _set_up(self.db.engine)
         self.livepush = LivePush(self.app) if variant.livepush else None
         self._declare(rows)
         self.client: FlaskClient = self.app.test_client()
@@ -142,8 +144,8 @@ class Site:
             ids = range(1, rows + KEPT_ROWS + 1)
             db.session.execute(
                 sa.insert(Note.__table__),
-                [{"id": i, "room_id": ROOM, "text": f"row {i}"} for i in ids]
-                + [{"id": None, "room_id": READ_ROOM, "text": "note"}] * SHOWN,
+                [{"room_id": ROOM, "text": f"row {i}"} for i in ids]
+                + [{"room_id": READ_ROOM, "text": "note"}] * SHOWN,
             )
             db.session.commit()
 
@@ -163,17 +165,17 @@ class Site:
             return ""
 
         def update(row: int, number: int) -> str:
-            db.session.get_one(Note, row).text = f"version {number}"
+            db.session.get(Note, row).text = f"version {number}"
             db.session.commit()
             return ""
 
         def move(row: int, room: int) -> str:
-            db.session.get_one(Note, row).room_id = room
+            db.session.get(Note, row).room_id = room
             db.session.commit()
             return ""
 
         def delete(number: int) -> str:
-            db.session.delete(db.session.get_one(Note, number + KEPT_ROWS))
+            db.session.delete(db.session.get(Note, number + KEPT_ROWS))
             db.session.commit()
             return ""
 
@@ -247,6 +249,20 @@ class Site:
         """Let go of the database."""
         with self.app.app_context():
             self.db.engine.dispose()
+
+
+@contextmanager
+def urls(database: str) -> Iterator[Callable[[Variant], str]]:
+    """Return what gives each variant the URL of an empty database."""
+    with ExitStack() as stack:
+        if database == "sqlite":
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            yield lambda v: f"sqlite:///{folder / str(VARIANTS.index(v))}.sqlite"
+        else:
+            from tests.support import postgres
+
+            server = stack.enter_context(postgres.running())
+            yield lambda variant: stack.enter_context(server.database())
 
 
 def _set_up(engine: sa.Engine) -> None:
@@ -388,6 +404,9 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=20, help="requests in a row")
     parser.add_argument("--quick", action="store_true", help="only see that it runs")
     parser.add_argument("--only", choices=OPERATIONS, help="one operation")
+    parser.add_argument(
+        "--database", choices=("sqlite", "postgresql"), default="sqlite"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     requests, block, warmup = options.requests, options.block, 50
@@ -398,10 +417,10 @@ def main() -> None:
 
     rows: list[Figures] = []
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        url = stack.enter_context(urls(options.database))
         sites = []
         for variant in VARIANTS:
-            site = Site(variant, folder, rows=rounds * block + warmup)
+            site = Site(variant, url(variant), rows=rounds * block + warmup)
             stack.callback(site.close)
             sites.append(site)
         gc.freeze()  # what is there to stay is not looked through again and again

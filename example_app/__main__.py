@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import signal
 import socket
 import sys
 import warnings
 
 _ENDS = (signal.SIGINT, signal.SIGTERM)
+# Seconds for a polite end.
+_PATIENCE = 3
 
 
 def main() -> int:
@@ -67,6 +70,11 @@ def _end(number: int, frame: object) -> None:
     """
     for each in _ENDS:
         signal.signal(each, signal.SIG_DFL)
+    # It is raised wherever this process is just now: with gevent in somebody's request
+    # as well, where a library's bare `except` may keep it.
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.alarm(_PATIENCE)
     sys.exit(0)
 
 

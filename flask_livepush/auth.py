@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import flask_login
-from flask import Flask, current_app
+from flask import Flask, current_app, request, session
 from werkzeug.exceptions import HTTPException
 
 from .errors import InvalidRoom, NotAuthorised, Unavailable
-from .protocol.encoding import encode
+from .failures import Failure, Failures, place_of
+from .protocol.encoding import encode_what_can_be
 from .rooms import Room, Rooms
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Auth:
         rooms: Its rooms.
         allow_anonymous: Whether visitors may connect who are not logged in.
         identity: Returns the hook that says what others may know of a user, or None.
+        failures: Takes note of rules and the like that fail.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class Auth:
         *,
         allow_anonymous: bool,
         identity: Callable[[], Identity | None] = lambda: None,
+        failures: Failures | None = None,
     ) -> None:
         self._app = app
         self._rooms = rooms
         self._allow_anonymous = allow_anonymous
         self._identity = identity
+        self._failures = Failures() if failures is None else failures
         self._warned = False
 
     def may_connect(self, environ: dict[str, Any]) -> bool:
@@ -83,7 +87,8 @@ class Auth:
         Raises:
             InvalidRoom: No rule knows the name.
             NotAuthorised: The rule said no, or raised an HTTPException.
-            Unavailable: The rule, the identity hook, or loading the user, failed.
+            Unavailable: The rule, or loading the user, failed. Where the identity hook
+                does, nothing is told of the user.
         """
         room, values = self._find(name)
         with self._answering("rule", room, room.rule), self._visitor(environ) as user:
@@ -97,10 +102,15 @@ class Auth:
             if not _is_authenticated(user):
                 return Visitor(None)
             hook = self._identity() if room.presence else None
-            return Visitor(id_of(user), _info(hook, user))
+            return Visitor(id_of(user), self._info(hook, user))
 
-    def state(self, name: str, environ: dict[str, Any]) -> tuple[bool, Any]:
-        """Return whether the room has a snapshot of its own, and what it gives a user.
+    def state(self, name: str, environ: dict[str, Any]) -> str | None:
+        """Return what the room's own snapshot gives a user, as JSON text.
+
+        Of a dict without the items that can't be sent, which is noted.
+
+        Returns:
+            None where there is no such snapshot, or nothing of it can be sent.
 
         Raises:
             Unavailable: The function failed.
@@ -108,12 +118,53 @@ class Auth:
         room, values = self._find(name)
         function = room.state
         if function is None:
-            return False, None
+            return None
         with (
             self._answering("snapshot", room, function),
             self._visitor(environ) as user,
         ):
-            return True, function(user, **values)
+            text, problem = encode_what_can_be(function(user, **values))
+        if problem:
+            self._note(
+                f"What the snapshot {_named(function)} returned is sent without what "
+                f"can't be: a value {problem}",
+                room=room.pattern.text,
+            )
+        return text
+
+    def _info(self, identity: Identity | None, user: Any) -> str:
+        """Return what others may know of a user; nobody is kept out by it."""
+        if identity is None:
+            return ""
+        try:
+            told = identity(user)
+        except Exception as error:  # noqa: BLE001
+            self._note(
+                f"@livepush.identity {_named(identity)} raised {type(error).__name__}; "
+                "nothing is told of the user but the id.",
+                error=error,
+            )
+            return ""
+        if not isinstance(told, Mapping):
+            self._note(
+                f"@livepush.identity {_named(identity)} returned "
+                f"{type(told).__name__}; it must be a dict. Nothing is told of the "
+                "user but the id."
+            )
+            return ""
+        text, problem = encode_what_can_be(told)
+        if problem:
+            self._note(
+                f"What @livepush.identity {_named(identity)} returned is told without "
+                f"what can't be sent: a value {problem}"
+            )
+        return "" if text in (None, "{}") else str(text)
+
+    def _note(
+        self, reason: str, *, room: str = "", error: Exception | None = None
+    ) -> None:
+        failure = Failure(reason, room=room, what="state")
+        self._failures.note((reason, room), failure, error=error)
 
     def _find(self, name: str) -> tuple[Room, dict[str, Any]]:
         found = self._rooms.find(name)
@@ -124,9 +175,9 @@ class Auth:
     @contextmanager
     def _visitor(self, environ: dict[str, Any]) -> Iterator[Any]:
         """Enter a request of the handshake's visitor, with a session of its own."""
-        request = {k: v for k, v in environ.items() if k not in _STALE}
-        request["wsgi.input"] = io.BytesIO()
-        context = self._app.request_context(request)
+        handshake = {k: v for k, v in environ.items() if k not in _STALE}
+        handshake["wsgi.input"] = io.BytesIO()
+        context = self._app.request_context(handshake)
         # Nobody asks which view this is; url_for needs the adapter afterwards.
         adapter, context.url_adapter = context.url_adapter, None
         # The application context is pushed by itself, so that it is a new one even
@@ -158,8 +209,16 @@ class Auth:
         except (NotAuthorised, Unavailable):
             raise
         except Exception as error:
-            name = getattr(function, "__qualname__", repr(function))
-            log.exception("The %s %s of room %r raised", what, name, room.pattern.text)
+            name = _named(function)
+            self._failures.note(
+                (what, room.pattern.text, place_of(error)),
+                Failure(
+                    f"The {what} {name} of room {room.pattern.text!r} raised "
+                    f"{type(error).__name__}; the client is told to try again.",
+                    room=room.pattern.text,
+                ),
+                error=error,
+            )
             raise Unavailable("The server failed; try again later.") from error
 
 
@@ -168,6 +227,23 @@ def current_id() -> str | None:
     if not hasattr(current_app, "login_manager"):
         return None
     return id_of(flask_login.current_user)
+
+
+def expected_id() -> str | None:
+    """Return the id of the user that Flask-Login is to load, without loading it.
+
+    By the session, or the cookie of "remember me"; it may turn out to be nobody's.
+    None: not logged in, or no id is known before a query, as with a request loader.
+    """
+    manager = getattr(current_app, "login_manager", None)
+    if manager is None or getattr(manager, "id_attribute", "get_id") != "get_id":
+        return None
+    found = session.get("_user_id")
+    if found is None and session.get("_remember") != "clear":
+        name = current_app.config.get("REMEMBER_COOKIE_NAME", flask_login.COOKIE_NAME)
+        cookie = request.cookies.get(name)
+        found = None if cookie is None else flask_login.decode_cookie(cookie)
+    return None if found is None else str(found)
 
 
 def id_of(user: Any) -> str | None:
@@ -185,15 +261,8 @@ def id_of(user: Any) -> str | None:
     return None if identity is None else str(identity)
 
 
-def _info(identity: Identity | None, user: Any) -> str:
-    if identity is None:
-        return ""
-    told = identity(user)
-    if not isinstance(told, Mapping):
-        raise TypeError(
-            f"@livepush.identity returned {type(told).__name__}; it must be a dict"
-        )
-    return encode(told, "the identity") if told else ""
+def _named(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", repr(function))
 
 
 def _is_authenticated(user: Any) -> bool:

@@ -52,14 +52,16 @@ from sqlalchemy.sql.dml import UpdateBase
 
 from . import statements
 from .commits import Commits, Frame, Note
+from .declarations import Group, Tracking
 from .emitter import Emitter
+from .errors import ConfigError
 from .failures import Failure, Failures
 from .flushes import Flush
 from .protocol.batch import Batch
 from .protocol.publication import Position
 from .rows import PrimaryKey, Rows, ends_transaction, is_application_s
 from .sessions import refusal
-from .tracking import Group, Tracked, Tracking
+from .tracking import Tracked
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +93,7 @@ class _State:
     session: weakref.ref[Session]
     frames: list[Frame] = field(default_factory=list)
     # Noted between transactions, by a statement that is about to begin one.
-    early: Frame = field(default_factory=lambda: Frame(None))
+    early: Frame | None = None
     flush: Flush | None = None
     statement: Flush | None = None  # one on rows whose keys the application gives
     connections: list[Connection] = field(default_factory=list)
@@ -108,7 +110,11 @@ class _State:
 
     @property
     def top(self) -> Frame:
-        return self.frames[-1] if self.frames else self.early
+        if self.frames:
+            return self.frames[-1]
+        if self.early is None:
+            self.early = Frame(None)
+        return self.early
 
 
 def _guarded(hook: Callable[..., None]) -> Callable[..., None]:
@@ -213,11 +219,13 @@ class Capture:
         """Push what is committed inside, whatever ``LIVEPUSH_PUSH`` says."""
         for tracked in scope.tracked:
             self.listen_to(tracked)
-        token = self._scopes.set((*self._scopes.get(), scope))
+        self._scopes.set((*self._scopes.get(), scope))
         try:
             yield scope
         finally:
-            self._scopes.reset(token)
+            # Not as it was before: in generators, blocks end in any order.
+            left = tuple(s for s in self._scopes.get() if s is not scope)
+            self._scopes.set(left)
 
     @contextmanager
     def suppress(self) -> Iterator[None]:
@@ -281,8 +289,9 @@ class Capture:
             return  # followed twice, as a class and as its sessionmaker
         frame = Frame(transaction)
         if not state.frames:
-            frame.include(state.early)
-            state.early = Frame(None)
+            if state.early is not None:
+                frame.include(state.early)
+                state.early = None
             self._open.set((*self._open.get(), weakref.ref(session)))
         state.frames.append(frame)
 
@@ -316,6 +325,8 @@ class Capture:
 
     def _vet(self, state: _State) -> None:
         """Look at the connections of a transaction that writes."""
+        if state.vetted == len(state.connections):
+            return
         new, state.vetted = state.connections[state.vetted :], len(state.connections)
         for connection in new:
             problem = refusal(connection)
@@ -376,12 +387,10 @@ class Capture:
     @_guarded
     def _on_end(self, session: Session, transaction: SessionTransaction) -> None:
         state = self._state(session)
-        depth = next(
-            (i for i, f in enumerate(state.frames) if f.transaction is transaction),
-            None,
-        )
-        if depth is None:
+        known = [frame.transaction for frame in state.frames]
+        if transaction not in known:
             return  # a flush's own
+        depth = known.index(transaction)
         frame = state.frames[depth]
         del state.frames[depth:]
         if depth > 0:
@@ -392,7 +401,11 @@ class Capture:
         del session.info[self]
         for connection in state.connections:
             self._following.pop(connection, None)
-        self._open.set(tuple(r for r in self._open.get() if r() not in (None, session)))
+        opened = self._open.get()
+        alone = len(opened) == 1 and opened[0]() is session
+        self._open.set(
+            () if alone else tuple(r for r in opened if r() not in (None, session))
+        )
         if not frame.is_empty:
             self._ended(state, frame)
 
@@ -440,12 +453,17 @@ class Capture:
 
     def _failed(self, where: str, error: Exception, session: Session | None) -> None:
         """After an exception of a hook: what this transaction wrote is not known."""
+        remedy = (
+            str(error)
+            if isinstance(error, ConfigError)
+            else "This is a fault of flask_livepush: please report it with the "
+            f"traceback ({where})."
+        )
         self._failures.note(
             (where, type(error)),
             Failure(
                 "Following a database session failed; all rooms of tracked models are "
-                "told to read anew. This is a fault of flask_livepush: please report "
-                f"it with the traceback ({where})."
+                f"told to read anew. {remedy}"
             ),
             error=error,
         )
@@ -460,7 +478,8 @@ class Capture:
         self._ensure_frames(session, state)
         state.top.wrote = True
         self._vet(state)
-        state.flush = self._begin(session, state)
+        ignored = state.refused or self._suppressed.get()
+        state.flush = None if ignored else self._begin(session, state)
 
     def _begin(self, session: Session, state: _State) -> Flush:
         return Flush(
@@ -515,9 +534,7 @@ class Capture:
     def _flush_of(self, target: object) -> Flush | None:
         session = object_session(target)
         state: _State | None = None if session is None else session.info.get(self)
-        if state is None or state.refused or self._suppressed.get():
-            return None
-        return state.flush
+        return None if state is None else state.flush
 
     def _on_cursor(
         self, cursor: Any, statement: str, parameters: Any, context: Any
@@ -669,7 +686,7 @@ class Capture:
             result = execution.invoke_statement()
         finally:
             state.statement = before
-        matched = getattr(result, "rowcount", -1)
+        matched = _matched(result, statement, session.get_bind(mapper=mapper).dialect)
         try:
             if keys.certain or matched == len(keys.found):
                 # Each of these rows is locked now.
@@ -755,7 +772,7 @@ class Capture:
             batch = Batch()
             for each in tracked:
                 each.invalidate_everywhere(batch)
-            emitter.publish_batch(batch)
+            emitter.publish_later(batch)
 
     def _allowed(self) -> bool:
         return not self._suppressed.get() and self._may_push(bool(self._scopes.get()))
@@ -778,6 +795,14 @@ def _bulk(tracked: Tracked, rooms: set[str] | None) -> Note:
         for name in sorted(rooms):
             batch.invalidate(name, tracked.kind)
     return Note(batch, of_rows=True)
+
+
+def _matched(result: Any, statement: Any, dialect: Dialect) -> int:
+    """Return how many rows a statement has found; -1: nobody knows."""
+    if statement._returning and dialect.name == "sqlite":
+        return -1  # it counts them only when all have been fetched
+    count = getattr(getattr(result, "raw", result), "rowcount", -1)
+    return count if isinstance(count, int) else -1
 
 
 def _has_written(session: Session, state: _State) -> bool:

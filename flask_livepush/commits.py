@@ -17,11 +17,13 @@ from dataclasses import dataclass, field
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import SessionTransaction
 
+from .declarations import Group
 from .failures import Failure, Failures
 from .flushes import SAME, Op, RowId
 from .protocol.batch import Batch
+from .row import Values
 from .rows import PrimaryKey, Rows, harmless, is_application_s
-from .tracking import Change, Group, Tracked, Values
+from .tracking import Change, Tracked
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +91,10 @@ class Frame:
 
     def add(self, op: Op) -> None:
         """Add what was done to a row."""
-        known = self.ops.get(op.row)
-        self.ops[op.row] = op if known is None else known.then(op)
-        self.reads.pop(op.row, None)
+        row = op.row
+        known = self.ops.get(row)
+        self.ops[row] = op if known is None else known.then(op)
+        self.reads.pop(row, None)
         if len(self.ops) > _MAX_ROWS:
             self.lose(self.concerned)
             self.ops.clear()

@@ -373,7 +373,8 @@ TABLE: tuple[Setting, ...] = (
         "How much may wait for a client that reads slowly. Past it, publications are "
         "dropped and the client recovers them from the history. Of what can't be "
         "dropped, such as snapshots, 16 times as much may wait; more ends the "
-        "connection.",
+        "connection. The rows of a snapshot take 12 times as much at most: large "
+        "values are left out first, then the oldest rows.",
         _whole(1),
     ),
     Setting(

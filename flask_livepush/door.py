@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask
 
 from .auth import Auth, Visitor
-from .protocol.encoding import encode
+from .failures import Failure, Failures
+from .protocol.fitting import fit
 from .protocol.publication import INVALIDATED
 from .rooms import Rooms
 
@@ -24,6 +25,8 @@ class Door:
         rooms: Its rooms.
         auth: Asks their rules.
         models: Returns the tracked models; None: there are none.
+        max_snapshot_bytes: How large the rows of a snapshot may be, as JSON text.
+        failures: Takes note of what is left out of one.
     """
 
     def __init__(
@@ -33,7 +36,11 @@ class Door:
         auth: Auth,
         *,
         models: Callable[[], LiveModels | None],
+        max_snapshot_bytes: int = 12 * 1024 * 1024,
+        failures: Failures | None = None,
     ) -> None:
+        self._max_snapshot_bytes = max_snapshot_bytes
+        self._failures = Failures() if failures is None else failures
         self._app = app
         self._rooms = rooms
         self._auth = auth
@@ -70,9 +77,23 @@ class Door:
         if found is None or models is None or not models.kinds_of(found[0]):
             return "{}"
         with self._app.app_context():
-            return encode(models.snapshot(found[0], room, found[1]))
+            kinds = models.snapshot(found[0], room, found[1])
+        text, lost = fit(kinds, self._max_snapshot_bytes)
+        for kind, field in lost:
+            what = f"values of the field {field!r}" if field else "the oldest rows"
+            reason = (
+                f"Snapshots of {kind!r} go out without {what}, since they would be "
+                f"larger than {self._max_snapshot_bytes} bytes. Declare less with "
+                "fields= or latest=, or set LIVEPUSH_SEND_BUFFER_BYTES higher, to a "
+                "twelfth of what they take."
+            )
+            pattern = found[0].pattern.text
+            failure = Failure(
+                reason, kind=kind, room=pattern, what="field" if field else "row"
+            )
+            self._failures.note((pattern, kind, field, "too large"), failure)
+        return text
 
     def state(self, room: str, environ: dict[str, Any]) -> str | None:
         """Read the room's own part of a snapshot for one user."""
-        has_one, value = self._auth.state(room, environ)
-        return encode(value) if has_one else None
+        return self._auth.state(room, environ)

@@ -37,7 +37,16 @@ class UsageError(LivePushError, RuntimeError):
 
 
 class EncodingError(LivePushError, ValueError):
-    """Data holds a value that can't be sent to a browser as JSON."""
+    """Data holds a value that can't be sent to a browser as JSON.
+
+    Args:
+        message: A sentence with the value's place, the cause and the remedy.
+        problem: The cause and the remedy alone, without anything of the data.
+    """
+
+    def __init__(self, message: str, problem: str = "") -> None:
+        super().__init__(message)
+        self.problem = problem
 
 
 class BrokerError(LivePushError):

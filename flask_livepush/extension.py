@@ -5,10 +5,12 @@ No rule of the protocol and no behaviour of a part may be in here.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import random
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -27,12 +29,12 @@ from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from . import config as configuration
 from . import draining, message_queue, signals
-from .auth import Auth, Identity, current_id, id_of
+from .auth import Auth, Identity, current_id, expected_id, id_of
 from .brokers.base import Broker
 from .door import Door
 from .draining import Drain, Draining
 from .emitter import Emitter
-from .errors import ConfigError, UsageError
+from .errors import BrokerError, ConfigError, UsageError
 from .failures import Failure, Failures
 from .health import Health
 from .hub import Hub
@@ -42,7 +44,7 @@ from .metrics_page import MetricsPage
 from .metrics_page import Rule as MetricsRule
 from .node import Node
 from .outgoing import Outgoing, Receipt
-from .pages import Pages, mark
+from .pages import Find, Names, Pages, mark
 from .presence.here import Presence
 from .protocol import relayed
 from .protocol.batch import Batch
@@ -67,6 +69,11 @@ M = TypeVar("M", bound=MetricsRule)
 C = TypeVar("C", bound=type)
 
 _STATE = invalidated("state")
+# Where an application keeps its parts, which end with it.
+_PARTS = "livepush.parts"
+# Seconds that a commit outside of a request waits until what it has for all rooms is
+# told: as long as it may wait for a publication.
+_TASK_PATIENCE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,8 @@ class _App:
     presence: Presence
     draining: Draining
     failures: Failures
+    #: Called when a context is entered, until Flask-SQLAlchemy is found.
+    look: Callable[..., None] | None
 
 
 class LivePush:
@@ -91,7 +100,8 @@ class LivePush:
 
     Args:
         app: The application, or None to call :meth:`init_app` later; several may
-            share one LivePush.
+            share one LivePush. It holds the one it is made with; whose that come by
+            ``init_app`` somebody else must, and they end when nobody does.
         socketio: The application's own ``flask_socketio.SocketIO``, set up already;
             its server, arguments and handlers are kept.
     """
@@ -103,8 +113,12 @@ class LivePush:
         self, app: Flask | None = None, socketio: SocketIO | None = None
     ) -> None:
         self._adopted = socketio
+        # One that no application has yet, and another with the handlers of the last.
         self._own: SocketIO | None = None
-        self._apps: list[_App] = []
+        self._handlers: SocketIO | None = None
+        self._held = app
+        # A factory may be called for each test: who is done with one lets it go.
+        self._set_up: list[weakref.ref[Flask]] = []
         self._rooms = Rooms()
         self._has_pages = False
         self._metrics_rule: MetricsRule | None = None
@@ -168,6 +182,7 @@ class LivePush:
             self._rooms,
             allow_anonymous=settings.allow_anonymous,
             identity=lambda: self._identity,
+            failures=failures,
         )
         presence = Presence(
             message_queue.presence(queue),
@@ -181,12 +196,21 @@ class LivePush:
         node = Node(
             broker=broker,
             hub=hub,
-            door=Door(app, self._rooms, auth, models=lambda: self._models),
+            door=Door(
+                app,
+                self._rooms,
+                auth,
+                models=lambda: self._models,
+                # Sixteen times as much may wait for a client, of all its rooms.
+                max_snapshot_bytes=12 * settings.send_buffer_bytes,
+                failures=failures,
+            ),
             presence=presence,
             spawn=server.start_background_task,
             now=time.monotonic,
             snapshot_timeout=settings.snapshot_timeout,
             metrics=meters,
+            failures=failures,
         )
         farewell = Farewell(
             server,
@@ -225,8 +249,13 @@ class LivePush:
         pages = Pages(
             app,
             prefix=settings.url_prefix,
-            position=outgoing.position,
+            position=lambda room: _position(outgoing, failures, room),
             has_read=self._has_read,
+            knows=self.knows,
+            own=self.user,
+            expected_id=expected_id,
+            current_id=current_id,
+            failures=failures,
         )
         if self._has_pages:
             pages.read_positions()
@@ -246,7 +275,7 @@ class LivePush:
             open_sockets=link.open_sockets,
             hand_back=link.hand_back,
             users=presence,
-            sent=lambda: outgoing.is_empty,
+            sent=outgoing.finish,
             spawn=server.start_background_task,
             sleep=server.sleep,
             now=time.monotonic,
@@ -261,24 +290,35 @@ class LivePush:
         )
         meters.gauge("queue_depth", lambda: outgoing.depth)
         meters.gauge("queue_bytes", lambda: outgoing.waiting_bytes)
-        self._apps.append(
-            _App(
-                app=app,
-                config=settings,
-                broker=broker,
-                outgoing=outgoing,
-                emitter=Emitter(outgoing, metrics=meters),
-                socketio=instance,
-                pages=pages,
-                meters=meters,
-                presence=presence,
-                draining=leaving,
-                failures=failures,
-            )
-        )
         app.extensions["livepush"] = self
+        app.extensions[_PARTS] = _App(
+            app=app,
+            config=settings,
+            broker=broker,
+            outgoing=outgoing,
+            emitter=Emitter(
+                outgoing,
+                metrics=meters,
+                patience=_patience,
+                failures=failures,
+            ),
+            socketio=instance,
+            pages=pages,
+            meters=meters,
+            presence=presence,
+            draining=leaving,
+            failures=failures,
+            look=self._find_flask_sqlalchemy(app),
+        )
         app.teardown_appcontext(self._end_unannounced)
-        self._find_flask_sqlalchemy(app)
+        self._set_up = [ref for ref in self._set_up if ref() is not None]
+        self._set_up.append(weakref.ref(app))
+
+    @property
+    def _apps(self) -> list[_App]:
+        """What belongs to each application that is still there."""
+        apps = (ref() for ref in self._set_up)
+        return [app.extensions[_PARTS] for app in apps if app is not None]
 
     def _end_unannounced(self, _: BaseException | None = None) -> None:
         if self._models is not None:
@@ -292,10 +332,10 @@ class LivePush:
         """
         if self._adopted is not None:
             return self._adopted
-        if len(self._apps) > 1:
+        if self._apps:
             return self._app().socketio
         if self._own is None:
-            self._own = instances.instance()
+            self._own = instances.instance(self._handlers)
         return self._own
 
     def run(
@@ -449,42 +489,68 @@ class LivePush:
         """
         self._live_models().sessions.watch(target, models=models, snapshots=snapshots)
 
-    def page(self, pattern: str | Room) -> Callable[[F], F]:
-        """Decorate a view that renders a room: its page starts from this position.
+    def page(self, *rooms: str | Room | Names) -> Callable[[F], F]:
+        """Decorate a view that renders rooms: its page starts from their positions.
 
         Args:
-            pattern: The pattern of a room whose variables the view's URL has. May be
-                stacked for several rooms.
+            rooms: Each a Room or its pattern, whose variables the view's URL has;
+                ``livepush.user`` without them, the visitor's own; or a callable, given
+                what it takes of the URL's variables, that returns a room's name,
+                several, or None. It is called before the view, and must not query.
 
         In the template, ``{{ livepush_room("chat:1") }}`` gives the position to the
-        client.
-        """
+        client, ``{{ livepush_room() }}`` those of all the page's rooms. May be stacked.
 
-        if not isinstance(pattern, (str, Room)):
+        Raises:
+            ConfigError: Something is no room.
+        """
+        if not rooms:
             raise ConfigError(
-                f"@livepush.page({pattern!r}): call it with a room or its pattern, as "
+                "@livepush.page(): say which room the view renders, as "
                 "@livepush.page('chat:<int:room_id>')."
             )
+        finds = [self._finder(room) for room in rooms]
 
-        def find() -> Room:
-            if isinstance(pattern, Room):
-                return pattern
-            room = self._rooms.of_pattern(pattern)
-            if room is None:
+        def decorate(view: F | None = None, /, **given: Any) -> F:
+            if view is None or not callable(view):
                 raise UsageError(
-                    f"@livepush.page({pattern!r}): no room has this pattern; declare "
-                    "it with @livepush.room."
+                    "@livepush.page decorates a view without saying which room it "
+                    "renders; write @livepush.page('chat:<int:room_id>')."
                 )
-            return room
-
-        def decorate(view: F) -> F:
-            mark(view, find)
+            mark(view, finds)
             self._has_pages = True
             for app in self._apps:
                 app.pages.read_positions()
             return view
 
         return decorate
+
+    def _finder(self, given: str | Room | Names) -> Find:
+        if isinstance(given, Room) or (callable(given) and not isinstance(given, type)):
+            return lambda: given
+        if not isinstance(given, str):
+            raise ConfigError(
+                f"@livepush.page({given!r}): call it with a room, its pattern, or a "
+                "callable that returns a room's name, as "
+                "@livepush.page('chat:<int:room_id>')."
+            )
+
+        def find() -> Room:
+            room = self._rooms.of_pattern(given)
+            if room is None:
+                if self._rooms.find(given) is not None:
+                    raise UsageError(
+                        f"@livepush.page({given!r}): it is the name of one room, and "
+                        f"no pattern; write @livepush.page(lambda: {given!r})."
+                    )
+                known = ", ".join(repr(p) for p in self._rooms.patterns())
+                raise UsageError(
+                    f"@livepush.page({given!r}): no room has this pattern; declare it "
+                    f"with @livepush.room. Those that are: {known}."
+                )
+            return room
+
+        return find
 
     def metrics_rule(self, rule: M) -> M:
         """Decorate the rule of the metrics: who may see them.
@@ -527,6 +593,11 @@ class LivePush:
             return PushChanges(self._scope, self._may_tell)(target)
         if target is None and not declaration:
             return PushChanges(self._scope, self._may_tell)
+        if target is None:
+            raise ConfigError(
+                f"push_changes({', '.join(f'{name}=…' for name in declaration)}): say "
+                "of which model, as push_changes(Model, rooms=…, fields=…)."
+            )
         tracked = self._live_models().declare(target, **declaration)
         return PushChanges(
             lambda: self._live_models().scope((tracked,)), self._may_tell
@@ -647,9 +718,17 @@ class LivePush:
         """
         return self._live_models().capture.suppress()
 
-    def position(self, room: str | Room) -> Position:
-        """Return where a room stands: its epoch and the offset of its last event."""
-        return self._app().outgoing.position(self._room_name(room))
+    def position(self, room: str | Room) -> Position | None:
+        """Return where a room stands: its epoch and the offset of its last event.
+
+        None while the message queue does not answer: a page without a position works,
+        its client gets a snapshot.
+
+        Raises:
+            UsageError: No rule knows the room.
+        """
+        state = self._app()
+        return _position(state.outgoing, state.failures, self._room_name(room))
 
     def presence(self, room: str | Room) -> list[dict[str, Any]]:
         """Return the users that are in a room now, in any process.
@@ -683,14 +762,15 @@ class LivePush:
         self, app: Flask, settings: configuration.Config, queue: MessageQueue | None
     ) -> SocketIO:
         if self._adopted is not None:
-            if self._apps:
+            if self._set_up:
                 raise ConfigError(
                     "LivePush(socketio=…) has adopted the SocketIO of one application "
                     "already; make a LivePush for each."
                 )
             instances.check_adopted(self._adopted, settings.async_mode)
             return self._adopted
-        instance = self.socketio if not self._apps else instances.instance(self._own)
+        instance = self._own or instances.instance(self._handlers)
+        handlers = instances.instance(instance)
         instances.create(
             app,
             instance,
@@ -701,25 +781,33 @@ class LivePush:
             max_message_bytes=settings.max_message_bytes,
             relay=None if queue is None else queue.relay,
         )
+        # It holds the application now, which is to hold it in turn and nobody else.
+        self._own, self._handlers = None, handlers
         return instance
 
-    def _find_flask_sqlalchemy(self, app: Flask) -> None:
-        """Watch ``db.session``, whichever of the two extensions is set up first."""
+    def _find_flask_sqlalchemy(self, app: Flask) -> Callable[..., None] | None:
+        """Watch ``db.session``, whichever of the two extensions is set up first.
+
+        Returns:
+            What must be kept as long as the application; None: it was found.
+        """
         if "sqlalchemy" in app.extensions:
             with app.app_context():
                 self._live_models().watch_flask_sqlalchemy(app.extensions["sqlalchemy"])
-            return
+            return None
 
         def look(sender: Flask, **_: Any) -> None:
-            if "sqlalchemy" in app.extensions:
-                appcontext_pushed.disconnect(look, app)
+            if "sqlalchemy" in sender.extensions:
+                appcontext_pushed.disconnect(look, sender)
                 try:
-                    db = app.extensions["sqlalchemy"]
+                    db = sender.extensions["sqlalchemy"]
                     self._live_models().watch_flask_sqlalchemy(db)
-                except ConfigError:
-                    log.exception("db.session is not followed; nothing is pushed")
+                except ConfigError as error:
+                    reason = f"db.session is not followed, nothing is pushed: {error}"
+                    self._failures.note(reason, Failure(reason))
 
-        appcontext_pushed.connect(look, app, weak=False)
+        appcontext_pushed.connect(look, app)
+        return look
 
     def _live_models(self) -> LiveModels:
         if self._models is None:
@@ -751,28 +839,39 @@ class LivePush:
         return self._models is not None and self._models.have_read()
 
     def _state_of(self, app: Flask) -> _App:
-        for state in self._apps:
-            if state.app is app:
-                return state
-        raise UsageError(
-            "LivePush is not set up on this application; call livepush.init_app(app)."
-        )
+        state = self._of(app)
+        if state is None:
+            raise UsageError(
+                "LivePush is not set up on this application; call "
+                "livepush.init_app(app)."
+            )
+        return state
+
+    def _of(self, app: Flask) -> _App | None:
+        if app.extensions.get("livepush") is not self:
+            return None
+        return app.extensions.get(_PARTS)
 
     def _find_app(self) -> _App | None:
         if has_app_context():
             app = current_app._get_current_object()  # type: ignore[attr-defined]
-            for state in self._apps:
-                if state.app is app:
-                    return state
-        return self._apps[0] if len(self._apps) == 1 else None
+            state = self._of(app)
+            if state is not None:
+                return state
+        apps = self._apps
+        return apps[0] if len(apps) == 1 else None
 
     def _app(self) -> _App:
         state = self._find_app()
+        if state is None and len(self._apps) > 1:
+            gc.collect()  # some may be nobody's any more
+            state = self._find_app()
         if state is not None:
             return state
         if not self._apps:
             raise UsageError(
-                "LivePush is set up on no application; call livepush.init_app(app)."
+                "LivePush is set up on no application; call livepush.init_app(app), "
+                "and keep the application."
             )
         raise UsageError(
             "LivePush is set up on several applications; enter the context of one "
@@ -782,12 +881,14 @@ class LivePush:
     def _emitter_at_commit(self) -> Emitter | None:
         state = self._find_app()
         if state is None:
-            log.error(
-                "A commit was not pushed: %s",
-                "LivePush is set up on several applications and none is at hand"
+            why = (
+                "LivePush is set up on several applications and none is at hand; enter "
+                "the context of one with app.app_context()."
                 if self._apps
-                else "LivePush is set up on no application",
+                else "LivePush is set up on no application, or nobody holds it any "
+                "more; call livepush.init_app(app), and keep the application."
             )
+            self._failures.note(why, Failure(f"A commit was not pushed: {why}"))
             return None
         return state.emitter
 
@@ -838,6 +939,22 @@ class LivePush:
         kinds = [] if self._models is None else self._models.kinds_of(room)
         drafts = [invalidated(kind) for kind in kinds]
         return [*drafts, _STATE] if room.state is not None or not drafts else drafts
+
+
+def _position(outgoing: Outgoing, failures: Failures, room: str) -> Position | None:
+    try:
+        found = outgoing.position(room)
+    except BrokerError as error:
+        reason = f"Pages have no positions until the message queue answers: {error}"
+        failures.note("positions", Failure(reason, what="broker"))
+        return None
+    failures.over("positions")
+    return found
+
+
+def _patience() -> float:
+    # A task's process may end with its commit, in ways that nobody is told of.
+    return 0.0 if has_request_context() else _TASK_PATIENCE
 
 
 def _is_this_user(user: Any, user_id: str) -> bool:

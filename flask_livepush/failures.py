@@ -40,6 +40,15 @@ class Failure:
     what: What = "other"
 
 
+def place_of(error: BaseException) -> Hashable:
+    """Return where an error was raised, for :meth:`Failures.note`."""
+    found = error.__traceback__
+    while found is not None and found.tb_next is not None:
+        found = found.tb_next
+    at = None if found is None else (found.tb_frame.f_code, found.tb_lineno)
+    return (type(error), at)
+
+
 class Failures:
     """Takes note of failures.
 

@@ -25,8 +25,9 @@ from sqlalchemy.orm import InstanceState, Mapper, Session
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
 
+from .declarations import Group
+from .row import Values
 from .rows import PrimaryKey, Rows
-from .tracking import Group, Values
 
 Touched = frozenset[str] | None  # attributes that were written; None: all
 RowId = tuple[Group, PrimaryKey]
@@ -149,17 +150,26 @@ class Flush:
         self._siblings = siblings
         self._tables = tables
         self._wrote = wrote
+        # Asked for each row, and the same for all of a class.
+        self._known: dict[type, tuple[tuple[Group, ...], tuple[Group, ...]]] = {}
         self._coming: dict[InstanceState[Any] | PrimaryKey, _Coming] = {}
         self._before: dict[RowId, _Was] = {}
         self._seen: set[InstanceState[Any]] = set()
         self._puts: dict[RowId, _Put] = {}
         self._deletes: dict[RowId, Connection] = {}
 
+    def _holding_for(self, cls: type) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+        """Return the declarations for a class, and those for one it may change into."""
+        found = self._known.get(cls)
+        if found is None:
+            found = self._known[cls] = self._groups(cls), self._siblings(cls)
+        return found
+
     def before_row(
         self, connection: Connection, target: object, *, deleted: bool
     ) -> None:
         """Take notice of an object whose row is about to be updated or deleted."""
-        groups, siblings = self._groups(type(target)), self._siblings(type(target))
+        groups, siblings = self._holding_for(type(target))
         instance: InstanceState[Any] = sa.inspect(target)
         if (groups or siblings) and instance.identity:
             touched = frozenset() if deleted else _touched(instance)
@@ -183,14 +193,16 @@ class Flush:
         Args:
             touched: The attributes that it sets; None: it deletes the rows.
         """
-        groups = self._groups(mapper.class_)
+        groups, siblings = self._holding_for(mapper.class_)
+        if touched is None:
+            siblings = ()
         for key in keys:
             self._coming[key] = _Coming(
                 None,
                 mapper,
                 key,
                 groups,
-                (),
+                siblings,
                 None,
                 touched is None,
                 touched or frozenset(),
@@ -200,14 +212,15 @@ class Flush:
         """Take it that the rows which were expected are written now."""
         for coming in self._coming.values():
             if coming.instance is None and coming.connection is not None:
+                put = _Put(coming.connection, coming.key, coming.touched, None)
                 for group in coming.groups:
-                    row = (group, coming.key)
                     if coming.deleted:
-                        self._deletes[row] = coming.connection
+                        self._deletes[group, coming.key] = coming.connection
                     elif group.concerns(coming.touched):
-                        self._puts[row] = _Put(
-                            coming.connection, coming.key, coming.touched, None
-                        )
+                        self._puts[group, coming.key] = put
+                for group in coming.siblings:
+                    if group.classes & coming.touched:
+                        self._puts[group, coming.key] = put
 
     def before_statement(self, context: Any) -> list[PrimaryKey]:
         """Read where the rows are that an UPDATE or DELETE is to move or delete.
@@ -379,7 +392,7 @@ class Flush:
             return  # of a class and a base class that are both listened to
         self._seen.add(instance)
         coming = self._coming.pop(instance, None)
-        groups = coming.groups if coming else self._groups(type(target))
+        groups = coming.groups if coming else self._holding_for(type(target))[0]
         if not groups and not (coming and coming.siblings):
             return
         key = tuple(mapper.primary_key_from_instance(target))
@@ -387,7 +400,7 @@ class Flush:
         # Nobody was told where a row is switched: deleted and added in one flush.
         touched = coming.touched | _touched(instance) if coming else None
         for group in groups:
-            if group.concerns(touched):
+            if touched is None or group.concerns(touched):
                 self._put(group, key, connection, old, touched, target)
         for group in coming.siblings if coming else ():
             if coming and group.classes & coming.touched:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
-from sqlalchemy import inspect
-from sqlalchemy.orm import scoped_session
+from sqlalchemy import event, inspect
+from sqlalchemy.orm import Mapper, scoped_session
 
 from . import snapshots
 from .capture import Capture, Scope
 from .commits import Note
+from .declarations import Tracking
 from .emitter import Emitter
 from .errors import ConfigError
 from .failures import Failures
@@ -21,7 +23,7 @@ from .protocol.publication import Position
 from .rooms import Room
 from .rows import ProcessClock, Rows
 from .sessions import Sessions, refusal
-from .tracking import Tracked, Tracking
+from .tracking import Tracked
 
 
 class LiveModels:
@@ -78,6 +80,8 @@ class LiveModels:
         tracked = self._tracked(model, **declaration)
         self._tracking.add(tracked)
         self.capture.listen_to(tracked)
+        if tracked.paths:
+            _check_when_mapped(tracked)
 
     def _tracked(self, model: Any, **declaration: Any) -> Tracked:
         return Tracked(model, knows=self._knows, failures=self._failures, **declaration)
@@ -170,3 +174,25 @@ class LiveModels:
                 for name in tracked.rooms_of(target):
                     batch.invalidate(name, tracked.kind)
         return batch if found else None
+
+
+def _check_when_mapped(tracked: Tracked) -> None:
+    """Look for the paths of a declaration once all models that they lead to are there.
+
+    SQLAlchemy maps relationships with the first query, or ``configure_mappers()``: that
+    raises the ConfigError of a path that leads nowhere.
+    """
+    # What listens to all mappers is there for ever.
+    unchecked = {weakref.ref(tracked)}
+
+    def check() -> None:
+        for reference in tuple(unchecked):
+            found = reference()
+            if found is None or found.mapper.configured:  # of this registry
+                unchecked.discard(reference)
+            if found is not None and found.mapper.configured:
+                found.check_paths()
+
+    check()
+    if unchecked:
+        event.listen(Mapper, "after_configured", check)

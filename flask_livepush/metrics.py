@@ -84,15 +84,15 @@ TABLE: tuple[Metric, ...] = (
         "counter",
         "What was handed to the broker, stale versions too, by what became of it at "
         "once. queued: it waits, see queue_sent_total; failed: the broker did not take "
-        "it.",
+        "it. What all rooms are told is stored when it is, room by room.",
         "outcome",
         ("stored", "queued", "dropped", "failed"),
     ),
     Metric(
         "publish_seconds",
         "histogram",
-        "How long the broker took to accept the publications of one commit in one "
-        "room, or to fail.",
+        "How long the broker took to accept the publications of one commit, in all the "
+        "rooms it names, or to fail.",
     ),
     Metric(
         "stale_publications_dropped_total",
@@ -148,7 +148,12 @@ TABLE: tuple[Metric, ...] = (
         "Time without a working connection that listens to Redis, summed over "
         "connections.",
     ),
-    Metric("queue_depth", "gauge", "Commits and events that wait for the broker."),
+    Metric(
+        "queue_depth",
+        "gauge",
+        "Commits and events that wait for the broker, a commit once for each of its "
+        "rooms; and what all rooms are still to be told.",
+    ),
     Metric("queue_bytes", "gauge", "Their size."),
     Metric(
         "queue_sent_total",

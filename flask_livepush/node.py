@@ -34,6 +34,7 @@ from .errors import (
     NotAuthorised,
     Unavailable,
 )
+from .failures import Failure, Failures, place_of
 from .hub import Frame, Hub
 from .metrics import OFF, Metrics
 from .presence.here import Presence
@@ -54,6 +55,8 @@ _MEND_TRIES = 3
 # Whispers of one connection: a second in the long run, and at once.
 _WHISPERS = 20
 _WHISPER_BURST = 40
+# Where failures of joins are noted.
+_JOINS = "joins"
 
 
 class Door(Protocol):
@@ -103,6 +106,7 @@ class Node:
         now: Seconds of a clock that never falls.
         snapshot_timeout: Seconds a join waits for another join's snapshot.
         metrics: Counts joins by how they end.
+        failures: Takes note of joins that fail.
     """
 
     def __init__(
@@ -116,8 +120,10 @@ class Node:
         now: Callable[[], float],
         snapshot_timeout: float,
         metrics: Metrics = OFF,
+        failures: Failures | None = None,
     ) -> None:
         self._broker = broker
+        self._failures = Failures() if failures is None else failures
         self._hub = hub
         self._door = door
         self._presence = presence
@@ -155,17 +161,23 @@ class Node:
         outcome = "failed"
         try:
             outcome = self._join(sid, environ, request, ack)
+            self._failures.over(_JOINS)
         except ClientError as error:
             self._leave(sid, request.room)
             outcome = "failed" if isinstance(error, Unavailable) else "refused"
             raise
         except BrokerError as error:
             self._leave(sid, request.room)
-            log.error("Joining the room %r failed: %s", request.room, error)
+            told = f"Joining rooms fails until the broker answers: {error}"
+            self._failures.note(_JOINS, Failure(told, what="broker"))
             raise Unavailable("The server can't reach its message broker.") from error
         except Exception as error:
             self._leave(sid, request.room)
-            log.exception("Joining the room %r failed", request.room)
+            told = (
+                f"Joining a room failed ({type(error).__name__}); the client is told "
+                "to try again."
+            )
+            self._failures.note((_JOINS, place_of(error)), Failure(told), error=error)
             raise Unavailable("The server failed; try again later.") from error
         except BaseException:  # such as gevent's Timeout: it is not ours to end
             self._leave(sid, request.room)

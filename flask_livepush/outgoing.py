@@ -16,28 +16,40 @@ goes on, runs what lies in its sockets. Told as a timeline:
 
 The broker is told that 2 is an attempt made again, and its id: it takes it only once,
 and nothing any more that this process sent before it (``lua/publish.lua``).
+
+It is the same where somebody else's ``BaseException`` ends an attempt, such as gevent's
+``Timeout`` or a ``KeyboardInterrupt``: what was to go out waits in the queue, and the
+exception goes on to whoever it belongs to.
+
+What concerns a kind in *every* room is the sender's from the beginning: only the broker
+knows the rooms, and there may be thousands. It does not open the breaker, so that other
+publications go out at once meanwhile; to be told late is harmless, as screens then read
+the database as it is by then.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import secrets
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
-from typing import Literal
+from typing import Any, Literal
 
 from .brokers.base import Broker
-from .errors import BrokerError, BrokerUnavailable
+from .errors import BrokerError, BrokerUnavailable, PublicationTooLarge
 from .metrics import OFF, Metrics
 from .protocol.batch import Everywhere
 from .protocol.publication import (
     INVALIDATED,
     Attempt,
     Draft,
+    Parcel,
     Position,
     check_sizes,
     invalidated,
@@ -53,6 +65,20 @@ _OVERHEAD = 500
 # Rooms of which is kept that they missed something, when the queue was full; beyond,
 # the kinds are stale in every room.
 _MAX_STALE_ROOMS = 10_000
+# Kinds, each in the rooms of one declaration, that wait to be told everywhere; beyond,
+# a kind is told in every room that there is.
+_MAX_EVERYWHERE = 1_000
+# Parcels that the sender hands over together.
+_TOGETHER = 500
+# Seconds after which a sender that does nothing is taken for dead: each of its steps
+# takes a few at most.
+_DEAD = 60.0
+# Seconds that the end of a process waits for what the broker is just being told, and
+# between two looks.
+_LAST_WORDS = 5.0
+_LOOK = 0.001
+# Seconds before the sender asks for all rooms, and between two chunks of them.
+_BREATH = 0.003
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +103,40 @@ _DROPPED = Receipt("dropped")
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A batch in the queue.
+    """A parcel that waits, and what it takes of the queue's bytes."""
+
+    parcel: Parcel
+    size: int = 0
+
+    @property
+    def again(self) -> _Waiting:
+        """The same as one that the broker may have already."""
+        attempt = replace(self.parcel.attempt, again=True)
+        return replace(self, parcel=replace(self.parcel, attempt=attempt))
+
+
+@dataclass(slots=True, eq=False)
+class _Sender:
+    """One run of the sender.
 
     Args:
-        attempt: Its id, when it was committed and came here, and whether the broker
-            may have it already.
+        heard: When it last did something.
+        source: Where it has what it sends from: the first ``out`` are on their way.
+        listing: Kinds for which it asks for the rooms, and rooms that know.
+        together: How many parcels it hands over together.
+        sent: How many it has been rid of.
+        tried: Whether it has asked for rooms in vain.
+        trips: How often the broker had been found away when it last answered.
     """
 
-    room: str
-    drafts: Sequence[Draft]
-    attempt: Attempt
-    size: int
+    heard: float
+    source: deque[_Waiting] = field(default_factory=deque)
+    out: int = 0
+    listing: dict[Everywhere, frozenset[str]] = field(default_factory=dict)
+    together: int = _TOGETHER
+    sent: int = 0
+    tried: bool = False
+    trips: int = 0
 
 
 class Outgoing:
@@ -119,6 +168,7 @@ class Outgoing:
         self._max_bytes = max_bytes
         self._metrics = metrics
         self._begin()
+        _all.add(self)
 
     def _begin(self) -> None:
         self._pid = os.getpid()
@@ -126,13 +176,17 @@ class Outgoing:
         self._numbers = count(1)
         # Guards everything below. Never held while the broker is asked.
         self._lock = threading.Lock()
-        self._queue: deque[_Waiting | Everywhere] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._bytes = 0
         self._stale: dict[str, set[str]] = {}
-        self._stale_everywhere: set[str] = set()
+        # What is stale everywhere and not taken by the sender yet, and the rooms that
+        # know; then, room by room, what it has taken and not told yet.
+        self._everywhere: dict[Everywhere, frozenset[str]] = {}
+        self._telling: deque[_Waiting] = deque()
         self._open = False
-        self._sending = False
-        self._head_is_out = False  # the first of the queue is being sent
+        self._said_away = False  # the log has it that the broker is away
+        self._trips = 0  # how often somebody has found that
+        self._sender: _Sender | None = None
         self._dropped = 0
         self._logged = float("-inf")
 
@@ -144,12 +198,19 @@ class Outgoing:
     @property
     def depth(self) -> int:
         """How many batches wait."""
-        return len(self._queue)
+        return len(self._queue) + self._untold
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits, of publications and of what was dropped."""
-        return not (self._queue or self._stale or self._stale_everywhere)
+        return not (self._queue or self._stale or self._untold)
+
+    @property
+    def _untold(self) -> int:
+        """How much of what is stale everywhere is not told yet."""
+        sender = self._sender
+        listing = 0 if sender is None else len(sender.listing)
+        return listing + len(self._everywhere) + len(self._telling)
 
     @property
     def waiting_bytes(self) -> int:
@@ -168,43 +229,164 @@ class Outgoing:
             PublicationTooLarge: A draft is larger than it may be; none is accepted.
             BrokerError: The broker refuses them.
         """
+        answer = self._publish({room: drafts}, since, keep=False)[room]
+        if isinstance(answer, Exception):
+            raise answer
+        receipt: Receipt = answer
+        return receipt
+
+    def publish_all(
+        self, rooms: Mapping[str, Sequence[Draft]], *, since: float | None = None
+    ) -> dict[str, Receipt | Exception]:
+        """Publish what one commit has for rooms, or let it wait for the broker.
+
+        What the broker refuses in one room is no other room's business. What fails in
+        another way waits for the sender, who tries it once more: it may be the time
+        limit of a task. That of a greenlet is a BaseException, and goes on to whoever
+        it belongs to when all that has no answer waits.
+
+        Args:
+            since: A moment before the commit; None: now.
+
+        Returns:
+            For each room its receipt, or why the broker did not take it.
+        """
+        return self._publish(rooms, since, keep=True)
+
+    def _publish(
+        self,
+        rooms: Mapping[str, Sequence[Draft]],
+        since: float | None,
+        *,
+        keep: bool,
+    ) -> dict[str, Any]:
         self._mind_forks()
-        attempt = Attempt(
-            f"{self._name}{next(self._numbers):x}",
-            since=self._now() if since is None else since,
-        )
-        if not self._open:
+        moment = self._now() if since is None else since
+        if len(rooms) == 1 and not self._open:
+            # What nearly every commit is; it shall cost nothing that it needs not.
+            ((room, drafts),) = rooms.items()
+            attempt = Attempt(self._next_id(), since=moment)
             try:
                 position = self._broker.publish(room, drafts, attempt=attempt)
-            except BrokerUnavailable as error:
-                self._trip(error)
-                attempt = replace(attempt, again=True)
-            else:
-                return Receipt("stored", position)
+                return {room: Receipt("stored", position)}
+            except Exception as error:  # noqa: BLE001
+                parcels = [Parcel(room, drafts, attempt)]
+                found: Iterable[tuple[int, Position | Exception]] = [(0, error)]
+            except BaseException:
+                self._wait([Parcel(room, drafts, attempt)], again=True)
+                raise
         else:
-            check_sizes(drafts, self._broker.max_bytes)
-        return self._wait(room, drafts, attempt)
+            parcels = [
+                Parcel(room, drafts, Attempt(self._next_id(), since=moment))
+                for room, drafts in rooms.items()
+            ]
+            found = () if self._open else self._hand_over(parcels)
+        left = dict(enumerate(parcels))
+        unsure: list[Parcel] = []
+        failed: list[Parcel] = []
+        answers: dict[str, Any] = {}
+        try:
+            for number, answer in found:
+                parcel = left[number]
+                if isinstance(answer, BrokerUnavailable):
+                    self._trip(answer)
+                    unsure.append(parcel)
+                elif isinstance(answer, Position):
+                    answers[parcel.room] = Receipt("stored", answer)
+                elif keep and not isinstance(answer, BrokerError):
+                    log.error(
+                        "Publishing failed; it is tried once more", exc_info=answer
+                    )
+                    answers[parcel.room] = answer
+                    failed.append(parcel)
+                else:
+                    answers[parcel.room] = answer
+                del left[number]
+            answers |= self._wait(unsure, again=True)
+            answers |= self._wait(left.values(), check=True)
+            self._wait(failed, again=True)
+        except BaseException:
+            # Nobody knows which of them the broker has, and none may be lost; what
+            # waits already is told from it by its id.
+            self._wait([*unsure, *left.values(), *failed], again=True)
+            raise
+        return answers
 
-    def rooms_of(self, stale: Everywhere) -> list[str]:
-        """Return the rooms in which a kind is stale.
+    def _hand_over(
+        self, parcels: Sequence[Parcel]
+    ) -> Iterable[tuple[int, Position | Exception]]:
+        if len(parcels) > 1:
+            yield from self._broker.publish_all(parcels)
+            return
+        for number, parcel in enumerate(parcels):
+            answer: Position | Exception
+            try:
+                answer = self._broker.publish(
+                    parcel.room, parcel.drafts, attempt=parcel.attempt
+                )
+            except Exception as error:  # noqa: BLE001
+                answer = error
+            yield number, answer
 
-        An empty list, when the broker can't be asked: they are told when it answers.
+    def publish_later(
+        self, rooms: Mapping[str, Sequence[Draft]]
+    ) -> dict[str, Receipt | PublicationTooLarge]:
+        """Let the sender publish, without asking the broker here."""
+        self._mind_forks()
+        since = self._now()
+        return self._wait(
+            [
+                Parcel(room, drafts, Attempt(self._next_id(), since=since))
+                for room, drafts in rooms.items()
+            ],
+            check=True,
+        )
+
+    def tell_everywhere(
+        self, stale: Iterable[Everywhere], *, told: frozenset[str] = frozenset()
+    ) -> None:
+        """Let the sender tell all rooms in which kinds are stale; never waits.
+
+        What is told already may have reached rooms before the commit at hand, or have
+        missed rooms that began before it; so only what still waits is the same.
+
+        Args:
+            told: Rooms that have been told with the commit.
         """
         self._mind_forks()
-        if not self._open:
-            try:
-                rooms = self._broker.rooms(patient=False)
-                return [room for room in rooms if stale.matches(room)]
-            except BrokerError as error:
-                log.warning("Asking for the live rooms is put off: %s", error)
         with self._lock:
-            # What is being sent may have reached rooms before the commit at hand.
-            waiting = islice(self._queue, int(self._head_is_out), None)
-            if stale not in waiting:
-                self._queue.append(stale)
-            self._open = True
+            for one in stale:
+                self._add_everywhere(one, told)
         self._begin_sending()
-        return []
+
+    def _add_everywhere(self, stale: Everywhere, told: frozenset[str]) -> None:
+        """Let a kind be told, once for several commits; the lock is held."""
+        if stale not in self._everywhere and len(self._everywhere) >= _MAX_EVERYWHERE:
+            stale = Everywhere(stale.kind, _any)
+        # A room was told of all commits only if each of them has told it.
+        self._everywhere[stale] = told & self._everywhere.get(stale, told)
+
+    def wait_until_told(self, seconds: float) -> bool:
+        """Wait until the sender has told what is stale everywhere, but no longer.
+
+        Not for a broker that is away either.
+
+        Returns:
+            Whether it has.
+        """
+        self._mind_forks()
+        end = self._now() + seconds
+        while self._untold and not self._open and self._now() < end:
+            self._sleep(_LOOK)
+        return not self._untold
+
+    def finish(self) -> bool:
+        """Say whether nothing waits any more; a sender that has died is begun anew."""
+        self._mind_forks()
+        if self.is_empty:
+            return True
+        self._begin_sending()
+        return False
 
     def position(self, room: str) -> Position:
         """Return where a room stands; while the broker is away, raise at once.
@@ -230,6 +412,7 @@ class Outgoing:
         """
         self._mind_forks()
         if self._open:
+            self._begin_sending()  # which may have failed
             return False
         try:
             self._broker.ping("")
@@ -246,27 +429,60 @@ class Outgoing:
 
     def _trip(self, error: BrokerUnavailable) -> None:
         with self._lock:
-            was_open, self._open = self._open, True
-        if not was_open:
+            self._trips += 1
+            said, self._open, self._said_away = self._said_away, True, True
+        if not said:
             log.warning("Publications wait until the broker answers again: %s", error)
 
-    def _wait(self, room: str, drafts: Sequence[Draft], attempt: Attempt) -> Receipt:
-        texts = sum(len(d.event) + len(d.data) for d in drafts)
-        size = texts + _OVERHEAD * len(drafts)
+    def _next_id(self) -> str:
+        return f"{self._name}{next(self._numbers):x}"
+
+    def _wait(
+        self, parcels: Iterable[Parcel], *, again: bool = False, check: bool = False
+    ) -> dict[str, Receipt | PublicationTooLarge]:
+        """Let parcels wait in the queue, in their order.
+
+        Args:
+            again: Whether the broker may have them already.
+            check: Whether they may be too large; else the broker has looked at them.
+        """
+        answers: dict[str, Receipt | PublicationTooLarge] = {}
+        waiting = []
+        for parcel in parcels:
+            try:
+                if check:
+                    check_sizes(parcel.drafts, self._broker.max_bytes)
+            except PublicationTooLarge as error:
+                answers[parcel.room] = error
+                continue
+            texts = sum(len(d.event) + len(d.data) for d in parcel.drafts)
+            attempt = replace(parcel.attempt, again=again, queued=self._now())
+            waiting.append(
+                _Waiting(
+                    replace(parcel, attempt=attempt),
+                    texts + _OVERHEAD * len(parcel.drafts),
+                )
+            )
+        if not waiting:
+            return answers
+        dropped = 0
         with self._lock:
-            fits = self._bytes + size <= self._max_bytes
-            if fits:
-                attempt = replace(attempt, queued=self._now())
-                self._queue.append(_Waiting(room, drafts, attempt, size))
-                self._bytes += size
-            else:
-                self._note_stale(room, drafts)
-                self._dropped += 1
             self._open = True
-            tells = not fits and self._now() - self._logged >= 1
+            for item in waiting:
+                room, drafts = item.parcel.room, item.parcel.drafts
+                if self._bytes + item.size <= self._max_bytes:
+                    self._bytes += item.size
+                    self._queue.append(item)
+                    answers[room] = _QUEUED
+                else:
+                    self._note_stale(room, drafts)
+                    self._dropped += 1
+                    dropped = self._dropped
+                    answers[room] = _DROPPED
+            tells = dropped > 0 and self._now() - self._logged >= 1
             if tells:
                 self._logged = self._now()
-                dropped = self._dropped
+        self._begin_sending()
         if tells:
             log.error(
                 "The queue of publications is full (LIVEPUSH_MAX_QUEUED_BYTES is %d): "
@@ -275,8 +491,7 @@ class Outgoing:
                 self._max_bytes,
                 dropped,
             )
-        self._begin_sending()
-        return _QUEUED if fits else _DROPPED
+        return answers
 
     def _note_stale(self, room: str, drafts: Sequence[Draft]) -> None:
         kinds = {kind for kind in map(_kind_of, drafts) if kind is not None}
@@ -285,31 +500,66 @@ class Outgoing:
         if room in self._stale or len(self._stale) < _MAX_STALE_ROOMS:
             self._stale.setdefault(room, set()).update(kinds)
         else:
-            self._stale_everywhere.update(kinds)
+            for kind in kinds:
+                self._add_everywhere(Everywhere(kind, _any), frozenset())
 
     def _begin_sending(self) -> None:
+        """Begin a sender where none is at work; it may have been killed."""
         with self._lock:
-            if self._sending:
-                return
-            self._sending = True
+            now, sender = self._now(), self._sender
+            if sender is not None:
+                if now - sender.heard < _DEAD:
+                    return
+                self._give_back(sender)
+            # A broker that nobody has found away needs to give no sign of life.
+            sender = self._sender = _Sender(
+                now, trips=-1 if self._open else self._trips
+            )
         try:
-            self._spawn(self._send_all)
-        except Exception:
-            log.exception("Sending what waits can't begin; it is tried again later")
+            self._spawn(lambda: self._send_all(sender))
+        except BaseException as error:
             with self._lock:
-                self._sending = False
+                if self._sender is sender:
+                    self._sender = None
+            if not isinstance(error, Exception):
+                raise
+            log.exception("Sending what waits can't begin; it is tried again later")
 
-    # -- the sender: one thread or greenlet, while the breaker is open ----------------
+    def _give_back(self, sender: _Sender) -> None:
+        """Take from a sender that is no more what it was about; the lock is held."""
+        if self._sender is not sender:
+            return
+        self._sender = None
+        for number in range(min(sender.out, len(sender.source))):
+            sender.source[number] = sender.source[number].again
+        for stale, told in sender.listing.items():
+            self._add_everywhere(stale, told)
 
-    def _send_all(self) -> None:
+    # -- the sender: one thread or greenlet, while something waits --------------------
+
+    def _send_all(self, sender: _Sender) -> None:
         pause = _FIRST_PAUSE
-        while not (self._answers() and self._send_queue()):
-            self._sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        try:
+            while not (self._answers(sender) and self._send_what_waits(sender)):
+                if self._sender is not sender:
+                    return  # it was taken for dead
+                sender.heard = self._now()
+                if sender.sent:
+                    sender.sent, pause = 0, _FIRST_PAUSE
+                self._sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        except BaseException:
+            # It is killed. What it was about is given to the next one, which whoever
+            # publishes, joins or leaves begins: to begin it here would be to resist.
+            with self._lock:
+                self._give_back(sender)
+            raise
 
-    def _answers(self) -> bool:
+    def _answers(self, sender: _Sender) -> bool:
         # Asked first: what is published to a broker that hangs is done, each time,
         # when it goes on.
+        if sender.trips == (trips := self._trips):
+            return True
         try:
             self._broker.ping(self._first_room())
         except BrokerError as error:
@@ -317,80 +567,208 @@ class Outgoing:
         except Exception:
             log.exception("Asking the message broker for a sign of life failed")
         else:
+            sender.trips = trips
             return True
         return False
 
     def _first_room(self) -> str:
         with self._lock:
-            head = self._queue[0] if self._queue else None
-        return head.room if isinstance(head, _Waiting) else ""
+            source = self._queue or self._telling
+            return source[0].parcel.room if source else ""
 
-    def _send_queue(self) -> bool:
-        """Send what waits, then close the breaker; False: the broker is away again."""
-        while (head := self._next()) is not None:
-            try:
-                self._send(head)
-            except BrokerUnavailable as error:
-                log.debug("The message broker is away again: %s", error)
-                self._keep(head)
+    def _send_what_waits(self, sender: _Sender) -> bool:
+        """Send all there is, closing the breaker; False: the broker is away again."""
+        while self._trips == sender.trips:  # else somebody has found it away
+            items = self._next(sender)
+            if items is None:
+                return True
+            if not (self._send(sender, items) if items else self._list_rooms(sender)):
+                sender.trips = -1
                 return False
-            except Exception:
-                self._metrics.count("drops_total", "refused", _size_of(head))
-                log.exception("A publication that waited was refused; going on")
-            else:
-                if isinstance(head, _Waiting) and head.attempt.queued is not None:
-                    self._metrics.count("queue_sent_total", amount=len(head.drafts))
-            self._done(head)
-        log.warning("The message broker answers again; what waited has been sent")
-        return True
+            if self._telling and not self._queue:
+                self._sleep(_BREATH)  # thousands of rooms shall not be in the way
+        return False
 
-    def _next(self) -> _Waiting | Everywhere | None:
-        """Return what is to be sent next; closes the breaker when there is nothing."""
+    def _next(self, sender: _Sender) -> list[_Waiting] | None:
+        """Return what is to be sent next, of different rooms.
+
+        First the queue, then what is stale everywhere; nothing, while there are rooms
+        to be listed for that; None when all is done.
+        """
+        back = False
         with self._lock:
+            if self._sender is not sender:
+                return None  # it was taken for dead
+            sender.heard = self._now()
             if not self._queue:
                 self._queue.extend(self._take_stale())
             if self._queue:
-                self._head_is_out = True
-                return self._queue[0]
-            self._open = self._sending = False
-            return None
+                sender.source = self._queue
+            else:
+                self._bytes = 0
+                self._open, back, self._said_away = False, self._said_away, False
+                sender.source = self._telling
+            items = _of_different_rooms(sender.source, sender.together)
+            sender.out = len(items)
+            if not items and self._everywhere:
+                sender.listing, self._everywhere = self._everywhere, {}
+            elif not items:
+                self._sender = None
+        if back:
+            log.warning("The message broker answers again; what waited has been sent")
+        return items if items or sender.listing else None
 
-    def _take_stale(self) -> list[_Waiting | Everywhere]:
-        found: list[_Waiting | Everywhere] = [
-            _Waiting(room, [invalidated(k) for k in sorted(kinds)], Attempt(), 0)
+    def _take_stale(self) -> list[_Waiting]:
+        found = [
+            _Waiting(
+                Parcel(
+                    room,
+                    [invalidated(kind) for kind in sorted(kinds)],
+                    Attempt(self._next_id()),
+                )
+            )
             for room, kinds in self._stale.items()
         ]
-        found += [Everywhere(kind, _any) for kind in sorted(self._stale_everywhere)]
         self._stale.clear()
-        self._stale_everywhere.clear()
         return found
 
-    def _send(self, item: _Waiting | Everywhere) -> None:
-        if isinstance(item, Everywhere):
-            for room in self._broker.rooms():
-                if item.matches(room):
-                    self._broker.publish(room, [invalidated(item.kind)])
-            return
-        self._broker.publish(item.room, item.drafts, attempt=item.attempt)
-
-    def _keep(self, item: _Waiting | Everywhere) -> None:
-        """Let what the broker may have got, or not, be sent again as such."""
+    def _list_rooms(self, sender: _Sender) -> bool:
+        """Find the rooms in which kinds are stale; False: the broker is away."""
+        # Whoever has committed goes on first, with what is to be answered; and what is
+        # committed in this moment is told along.
+        self._sleep(_BREATH)
         with self._lock:
-            self._head_is_out = False
-            if isinstance(item, _Waiting):
-                again = replace(item.attempt, again=True)
-                self._queue[0] = replace(item, attempt=again)
-
-    def _done(self, item: _Waiting | Everywhere) -> None:
+            if self._sender is not sender:
+                return True
+            for one, told in self._everywhere.items():
+                sender.listing[one] = told & sender.listing.get(one, told)
+            self._everywhere = {}
+        listed = self._now()  # whatever is told in a room from now on, is told of this
+        try:
+            rooms = self._broker.rooms()
+        except BrokerUnavailable as error:
+            log.log(
+                logging.DEBUG if sender.tried else logging.WARNING,
+                "Asking for the live rooms is put off: %s",
+                error,
+            )
+            sender.tried = True
+            rooms, away = [], True
+        except Exception:
+            self._metrics.count("drops_total", "refused", len(sender.listing))
+            log.exception("Asking for the live rooms failed; they are not told")
+            rooms, away = [], False
+        else:
+            away = False
+        found = self._parcels(sender.listing, rooms, listed)
         with self._lock:
-            self._head_is_out = False
-            self._queue.popleft()
-            if isinstance(item, _Waiting):
-                self._bytes -= item.size
+            if self._sender is sender:
+                for one, told in sender.listing.items() if away else ():
+                    self._add_everywhere(one, told)
+                self._telling.extend(found)
+                sender.listing = {}
+        return not away
+
+    def _parcels(
+        self,
+        stale: Mapping[Everywhere, frozenset[str]],
+        rooms: Iterable[str],
+        listed: float,
+    ) -> list[_Waiting]:
+        # One id for all: it is looked for in each room's history. And there may be
+        # millions of rooms, which share what is the same.
+        attempt = Attempt(self._next_id(), since=listed, queued=listed)
+        drafts: dict[tuple[str, ...], Sequence[Draft]] = {}
+        found = []
+        for room in rooms:
+            matching = (
+                one.kind
+                for one, told in stale.items()
+                if room not in told and is_stale(one, room)
+            )
+            kinds = tuple(dict.fromkeys(matching))
+            if kinds:
+                told = drafts.setdefault(kinds, [invalidated(kind) for kind in kinds])
+                found.append(_Waiting(Parcel(room, told, attempt)))
+        return found
+
+    def _send(self, sender: _Sender, items: Sequence[_Waiting]) -> bool:
+        """Hand what waits to the broker; False: some of it is still to be sent."""
+        left = dict(enumerate(items))
+        refused: Exception | None = None
+        failed = False
+        try:
+            for number, answer in self._hand_over([item.parcel for item in items]):
+                item = left[number]
+                if isinstance(answer, BrokerUnavailable):
+                    log.debug("The message broker is away again: %s", answer)
+                    left[number] = item.again
+                    continue
+                if isinstance(answer, Exception):
+                    refused = answer
+                    self._refused(item.parcel, answer)
+                else:
+                    self._count_sent(sender, item)
+                del left[number]
+        except Exception:
+            log.exception("Sending what waited failed; it is sent one by one")
+            sender.together, failed = 1, True
+            left = {number: item.again for number, item in left.items()}
+        if refused is not None:
+            log.error(
+                "A publication that waited was refused; going on", exc_info=refused
+            )
+        self._settle(sender, list(left.values()))
+        return failed or not left
+
+    def _refused(self, parcel: Parcel, error: Exception) -> None:
+        self._metrics.count("drops_total", "refused", len(parcel.drafts))
+        if isinstance(error, PublicationTooLarge):
+            with self._lock:
+                self._note_stale(parcel.room, parcel.drafts)
+
+    def _count_sent(self, sender: _Sender, item: _Waiting) -> None:
+        amount = len(item.parcel.drafts)
+        if sender.source is self._telling:
+            self._metrics.count("publications_total", "stored", amount)
+        elif item.parcel.attempt.queued is not None:
+            self._metrics.count("queue_sent_total", amount=amount)
+
+    def _settle(self, sender: _Sender, kept: Sequence[_Waiting]) -> None:
+        """Put what is still to be sent in the place of what was on its way."""
+        with self._lock:
+            if self._sender is not sender:
+                return
+            for _ in range(sender.out):
+                self._bytes -= sender.source.popleft().size
+            sender.sent += sender.out - len(kept)
+            sender.out = 0
+            sender.source.extendleft(reversed(kept))
+            self._bytes += sum(item.size for item in kept)
 
 
-def _size_of(item: _Waiting | Everywhere) -> int:
-    return len(item.drafts) if isinstance(item, _Waiting) else 1
+def _of_different_rooms(waiting: deque[_Waiting], most: int) -> list[_Waiting]:
+    """Return the first of what waits, at most so many, up to the second of a room.
+
+    Its first might be refused for the moment, and the second taken.
+    """
+    rooms: set[str] = set()
+    found = []
+    for item in islice(waiting, most):
+        if item.parcel.room in rooms:
+            break
+        rooms.add(item.parcel.room)
+        found.append(item)
+    return found
+
+
+def is_stale(stale: Everywhere, room: str) -> bool:
+    """Say whether a kind is stale in a room; where that fails, it is taken for so."""
+    try:
+        return stale.matches(room)
+    except Exception:
+        log.exception("Whether a kind is stale in a room is not known; it is told")
+        return True
 
 
 def _kind_of(draft: Draft) -> str | None:
@@ -402,3 +780,18 @@ def _kind_of(draft: Draft) -> str | None:
 
 def _any(room: str) -> bool:
     return True
+
+
+# Those of this process, which is not to end in the middle of telling something.
+_all: weakref.WeakSet[Outgoing] = weakref.WeakSet()
+
+
+def _finish_all() -> None:
+    for outgoing in list(_all):
+        try:
+            outgoing.wait_until_told(_LAST_WORDS)
+        except Exception:
+            log.debug("Waiting for what is told everywhere failed", exc_info=True)
+
+
+atexit.register(_finish_all)

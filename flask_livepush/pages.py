@@ -8,8 +8,9 @@ everything since.
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -18,24 +19,44 @@ from flask.signals import request_started
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from .errors import BrokerError, UsageError
+from .errors import UsageError
+from .failures import Failure, Failures, place_of
 from .protocol.publication import Position
 from .rooms import Room
-
-log = logging.getLogger(__name__)
 
 _MARK = "_livepush_pages"
 _SCRIPT = files(__package__).joinpath("static", "livepush.js")
 _YEAR = 365 * 24 * 60 * 60
 
 
-def mark(view: Callable[..., Any], find: Callable[[], Room]) -> None:
-    """Remember that a view renders a kind of room.
+Names = Callable[..., str | Iterable[str] | None]
+Find = Callable[[], Room | Names]
+
+
+def mark(view: Callable[..., Any], finds: Iterable[Find]) -> None:
+    """Remember that a view renders rooms.
 
     Args:
-        find: Returns the kind of room; asked with the first request.
+        finds: Each returns a kind of room, or what is given the view's arguments and
+            returns names of rooms; asked with each request.
     """
-    setattr(view, _MARK, (*getattr(view, _MARK, ()), find))
+    setattr(view, _MARK, (*getattr(view, _MARK, ()), *finds))
+
+
+@dataclass(slots=True)
+class _Page:
+    """What is known of the page at hand.
+
+    Args:
+        positions: Where its rooms stand; None: nobody could say.
+        own: The name of the visitor's own room, as far as it is known before a query;
+            empty: the page has none.
+        open: Whether it may have rooms that nobody could name before the view.
+    """
+
+    positions: dict[str, Position | None]
+    own: str | None = ""
+    open: bool = False
 
 
 class Pages:
@@ -44,10 +65,15 @@ class Pages:
     Args:
         app: The application.
         prefix: The URL path under which the script is served.
-        position: Reads where a room stands.
+        position: Reads where a room stands; None: nobody can say.
         has_read: Says whether a database session that the view may use has read
             something already, so that what it gives may be older than a position read
             now.
+        knows: Says whether a rule knows a room's name.
+        own: The kind of room whose one variable is the visitor's id.
+        expected_id: Returns that id before a query, or None.
+        current_id: Returns it, or None: the visitor is not logged in.
+        failures: Takes note of callables that fail.
     """
 
     def __init__(
@@ -55,10 +81,20 @@ class Pages:
         app: Flask,
         *,
         prefix: str,
-        position: Callable[[str], Position],
+        position: Callable[[str], Position | None],
         has_read: Callable[[], bool],
+        knows: Callable[[str], bool],
+        own: Room,
+        expected_id: Callable[[], str | None],
+        current_id: Callable[[], str | None],
+        failures: Failures,
     ) -> None:
         self._app = app
+        self._knows = knows
+        self._own = own
+        self._expected_id = expected_id
+        self._current_id = current_id
+        self._failures = failures
         self._position = position
         self._has_read = has_read
         self._hash = hashlib.sha256(_SCRIPT.read_bytes()).hexdigest()[:16]
@@ -85,65 +121,105 @@ class Pages:
             source, Markup("").join(more)
         )
 
-    def room(self, name: str) -> Markup:
+    def room(self, name: str | None = None) -> Markup:
         """Return the element that gives the client a room's position.
+
+        Args:
+            name: The room's; None: all rooms of the page, the visitor's own too.
 
         Raises:
             UsageError: The view is not decorated with ``livepush.page`` for this room.
         """
-        positions: dict[str, Position | None] = (
-            getattr(g, _MARK, {}) if has_request_context() else {}
-        )
-        if name not in positions:
+        page: _Page | None = g.get(_MARK) if has_request_context() else None
+        if page is None:
             raise UsageError(
-                f"livepush_room({name!r}) works in the template of a view decorated "
-                "with @livepush.page and the pattern of that room; the position must "
-                "be read before the view queries."
+                f"livepush_room({'' if name is None else repr(name)}) works in the "
+                "template of a view decorated with @livepush.page and that room; the "
+                "position must be read before the view queries."
             )
-        position = positions[name]
-        return Markup(
-            '<script type="application/json" data-livepush-room>{}</script>'
-        ).format(
-            htmlsafe_json_dumps(
-                {
-                    "room": name,
-                    "epoch": position and position.epoch,
-                    "offset": position and position.offset,
-                }
+        own = self._own_name(self._current_id()) if page.own != "" else None
+        if name is None:
+            # The visitor may be another than the session said, or nobody.
+            names = [n for n in page.positions if n != page.own]
+            names += [] if own is None else [own]
+            return Markup("").join(_element(n, page.positions.get(n)) for n in names)
+        if name not in page.positions and name != own and not page.open:
+            known = ", ".join(map(repr, page.positions)) or "none"
+            raise UsageError(
+                f"livepush_room({name!r}): the view is decorated with @livepush.page "
+                f"for other rooms, which are here {known}. Add this one, as "
+                "@livepush.page('chat:<int:room_id>'), @livepush.page(livepush.user) "
+                "or @livepush.page(callable); the position must be read before the "
+                "view queries."
             )
-        )
+        return _element(name, page.positions.get(name))
 
     def _on_request(self, app: Flask, **_: Any) -> None:
         view = app.view_functions.get(request.endpoint or "")
-        pages = getattr(view, _MARK, ())
-        if not pages:
+        finds = getattr(view, _MARK, ())
+        if not finds:
             return
-        positions: dict[str, Position | None] = {}
-        for find in pages:
-            room = find()
-            given = request.view_args or {}
-            missing = [v for v in room.pattern.variables if v not in given]
-            if missing:
-                raise UsageError(
-                    f"@livepush.page({room.pattern.text!r}) on the view "
-                    f"{request.endpoint!r}: its URL has no {missing[0]!r}; name a "
-                    "variable of its route so, or take a room whose variables it has."
-                )
-            try:
-                name = room.name(**{v: given[v] for v in room.pattern.variables})
-            except UsageError:
-                continue  # an address that names no room; the view will know
-            positions[name] = self._read(name)
-        setattr(g, _MARK, positions)
+        page = _Page({})
+        setattr(g, _MARK, page)
+        names: dict[str, None] = {}
+        for find in finds:
+            names.update(dict.fromkeys(self._names(find(), page)))
+        # After all names: what is asked for one may have queried.
+        for name in names:
+            page.positions[name] = self._read(name)
 
-    def _read(self, name: str) -> Position | None:
-        if self._has_read():
+    def _names(self, declared: Room | Names, page: _Page) -> list[str]:
+        given: Mapping[str, Any] = request.view_args or {}
+        if not isinstance(declared, Room):
+            return self._named(declared, given, page)
+        missing = [v for v in declared.pattern.variables if v not in given]
+        if missing and declared is self._own:
+            page.own = self._own_name(self._expected_id())
+            return [] if page.own is None else [page.own]
+        if missing:
+            raise UsageError(
+                f"@livepush.page({declared.pattern.text!r}) on the view "
+                f"{request.endpoint!r}: its URL has no {missing[0]!r}; name a variable "
+                "of its route so, take a room whose variables it has, or give a "
+                "callable that returns the room's name."
+            )
+        try:
+            return [declared.name(**{v: given[v] for v in declared.pattern.variables})]
+        except UsageError:
+            return []  # an address that names no room; the view will know
+
+    def _named(
+        self, function: Names, given: Mapping[str, Any], page: _Page
+    ) -> list[str]:
+        page.open = True
+        try:
+            found = function(**_accepted(function, given))
+            names = [found] if isinstance(found, str) else list(found or ())
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError("it must return a room's name, several, or None")
+        except Exception as error:  # noqa: BLE001
+            named = getattr(function, "__qualname__", repr(function))
+            reason = (
+                f"@livepush.page({named}) on the view {request.endpoint!r} raised "
+                f"{type(error).__name__}; the page has no position, and clients get a "
+                "snapshot. It is called with the arguments of the view's URL, and "
+                "returns a room's name, several, or None."
+            )
+            place = ("pages", request.endpoint, place_of(error))
+            self._failures.note(place, Failure(reason), error=error)
+            return []
+        return [name for name in names if self._knows(name)]
+
+    def _own_name(self, identity: str | None) -> str | None:
+        if identity is None:
             return None
         try:
-            return self._position(name)
-        except BrokerError as error:
-            log.error("Reading a page's position failed: %s", error)
+            return self._own.name(user_id=identity)
+        except UsageError:
             return None
+
+    def _read(self, name: str) -> Position | None:
+        return None if self._has_read() else self._position(name)
 
     def _serve_script(self) -> Response:
         response = Response(_SCRIPT.read_bytes(), mimetype="text/javascript")
@@ -158,3 +234,29 @@ class Pages:
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.make_conditional(request)
         return response
+
+
+def _element(name: str, position: Position | None) -> Markup:
+    return Markup(
+        '<script type="application/json" data-livepush-room>{}</script>'
+    ).format(
+        htmlsafe_json_dumps(
+            {
+                "room": name,
+                "epoch": position and position.epoch,
+                "offset": position and position.offset,
+            }
+        )
+    )
+
+
+def _accepted(function: Names, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a view's arguments that a function takes."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return dict(given)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return dict(given)
+    names = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+    return {name: value for name, value in given.items() if name in names}

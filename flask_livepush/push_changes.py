@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+import inspect
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from flask import Response, after_this_request, current_app, has_request_context
@@ -13,10 +15,13 @@ from .protocol import position_header
 from .protocol.publication import Position
 
 F = TypeVar("F", bound=Callable[..., Any])
+_Scope = AbstractContextManager[dict[str, Position]]
 
 
 class PushChanges:
     """A block whose commits are pushed.
+
+    One may be used by several threads and greenlets at once, and in itself.
 
     Args:
         scope: Enters such a block; what it yields is filled with where rooms stand
@@ -25,35 +30,76 @@ class PushChanges:
     """
 
     def __init__(
-        self,
-        scope: Callable[[], AbstractContextManager[dict[str, Position]]],
-        may_tell: Callable[[str], bool],
+        self, scope: Callable[[], _Scope], may_tell: Callable[[str], bool]
     ) -> None:
         self._scope = scope
         self._may_tell = may_tell
-        self._entered: list[ExitStack] = []
+        # Of the running thread, greenlet or task, the innermost last.
+        self._entered: ContextVar[tuple[_Scope, ...]] = ContextVar(
+            "entered", default=()
+        )
 
     def __call__(self, function: F) -> F:
-        """Push what a function commits; a view's response says where rooms stand."""
+        """Push what a function commits; a view's response says where rooms stand.
+
+        Of a generator function, what it commits while it runs.
+        """
 
         @functools.wraps(function)
         def decorated(*args: Any, **kwargs: Any) -> Any:
             with self._scope() as positions:
                 if not has_request_context():
-                    return function(*args, **kwargs)
+                    return self._while_it_runs(function(*args, **kwargs))
                 after_this_request(functools.partial(self._add_header, positions))
                 # Views may be coroutine functions; Flask runs those it calls itself.
-                return current_app.ensure_sync(function)(*args, **kwargs)
+                return self._while_it_runs(
+                    current_app.ensure_sync(function)(*args, **kwargs)
+                )
 
         return decorated  # type: ignore[return-value]
 
     def __enter__(self) -> None:
-        stack = ExitStack()
-        stack.enter_context(self._scope())
-        self._entered.append(stack)
+        scope = self._scope()
+        scope.__enter__()
+        self._entered.set((*self._entered.get(), scope))
 
     def __exit__(self, *_: object) -> None:
-        self._entered.pop().close()
+        entered = self._entered.get()
+        if entered:  # else it was begun elsewhere, by a generator that changed threads
+            self._entered.set(entered[:-1])
+            entered[-1].__exit__(None, None, None)
+
+    def _while_it_runs(self, result: Any) -> Any:
+        """Let what has only begun have its scope when it goes on."""
+        if inspect.isgenerator(result):
+            return self._stepwise(result)
+        if inspect.iscoroutine(result):
+            return self._awaited(result)
+        return result
+
+    def _stepwise(
+        self, generator: Generator[Any, Any, Any]
+    ) -> Generator[Any, Any, Any]:
+        # What its consumer commits between two steps is the consumer's business.
+        step: Callable[[], Any] = functools.partial(next, generator)
+        while True:
+            try:
+                with self._scope():
+                    item = step()
+            except StopIteration as end:
+                return end.value
+            try:
+                step = functools.partial(generator.send, (yield item))
+            except GeneratorExit:
+                with self._scope():
+                    generator.close()
+                raise
+            except BaseException as error:  # noqa: BLE001
+                step = functools.partial(generator.throw, error)
+
+    async def _awaited(self, coroutine: Awaitable[Any]) -> Any:
+        with self._scope():
+            return await coroutine
 
     def _add_header(
         self, positions: dict[str, Position], response: Response

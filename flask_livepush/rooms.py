@@ -44,7 +44,7 @@ _CONVERTER_ERRORS = (
     HTTPException,
 )
 # Names are built again and again for the same values of these types.
-_REMEMBERED = (int, str)
+_REMEMBERED = (int, str, UUID)
 _MAX_REMEMBERED = 1000
 
 
@@ -154,6 +154,8 @@ class Pattern:
                 f"The room {text!r} must be a text: @livepush.room('chat:<int:id>')."
             )
         self.text = text
+        #: The names of the variables, in order.
+        self.variables: tuple[str, ...] = ()
         self._parts: list[str | tuple[str, BaseConverter]] = []
         regex: list[str] = []
         end = 0
@@ -169,6 +171,7 @@ class Pattern:
                 raise ConfigError(f"The room {text!r} has the variable {name!r} twice.")
             converter = self._converter(found, converters)
             self._parts.append((name, converter))
+            self.variables = (*self.variables, name)
             regex.append(f"(?P<{name}>{converter.regex})")
             end = found.end()
         self._literal(text[end:], regex)
@@ -182,11 +185,6 @@ class Pattern:
 
     def _converters(self) -> list[BaseConverter]:
         return [part[1] for part in self._parts if not isinstance(part, str)]
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """The names of the variables, in order."""
-        return tuple(part[0] for part in self._parts if not isinstance(part, str))
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -226,7 +224,11 @@ class Pattern:
         if set(values) != set(self.variables):
             wanted = ", ".join(self.variables) or "no value"
             given = ", ".join(values) or "none"
-            raise UsageError(f"The room {self.text!r} takes {wanted}; given: {given}.")
+            call = ", ".join(f"{name}=…" for name in self.variables)
+            raise UsageError(
+                f"The room {self.text!r} takes {wanted}; given: {given}. Build its "
+                f"name with Room.name({call})."
+            )
         try:
             name = check_room_name(self._rebuild(values))
         except (*_CONVERTER_ERRORS, InvalidRoom):
@@ -415,6 +417,10 @@ class Rooms:
     def of_pattern(self, text: str) -> Room | None:
         """Return the kind of room that was declared with this pattern."""
         return next((r for r in self._rooms if r.pattern.text == text), None)
+
+    def patterns(self) -> list[str]:
+        """Return the patterns of all kinds of rooms."""
+        return [room.pattern.text for room in self._rooms]
 
     def find(self, name: str) -> tuple[Room, dict[str, Any]] | None:
         """Return the kind of room that a name belongs to, and its values."""

@@ -12,14 +12,18 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from typing import Any, Literal
+from uuid import UUID
 from weakref import WeakKeyDictionary, WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect, Engine
 
+from .declarations import Group
 from .protocol.stamps import RisingClock
-from .tracking import Group, Values
+from .readings import fetch
+from .row import Values
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ _SURVIVES_ERRORS = frozenset({"sqlite", "mysql", "mariadb"})
 # another transaction has set it to already changes nothing. A locking one shows what is
 # committed (https://dev.mysql.com/doc/refman/8.4/en/innodb-consistent-read.html).
 _READS_A_SNAPSHOT = frozenset({"mysql", "mariadb"})
+_TEXTS = (sa.String, sa.Text, sa.Unicode, sa.UnicodeText, sa.VARCHAR, sa.TEXT, sa.CHAR)
 # Errors of InnoDB after which the transaction may be gone, all of it: a deadlock; a row
 # that has changed since the snapshot (innodb_snapshot_isolation); and, where
 # innodb_rollback_on_timeout is set, a lock that was waited for too long.
@@ -209,13 +214,16 @@ class Rows:
         """
         names = group.parts[table]
         lock: _Lock = "delete" if deleted else "update"
-        cached = (table, lock, connection.dialect.name)
-        statements = self.select(
-            group, cached, lambda: self._in(group, table, names, None, lock=lock)
-        )
+        dialect = connection.dialect.name
+        postgresql = dialect == "postgresql"
+        statements = self.select(group, (table, lock, dialect), lambda: self._in(
+            group, table, names, None, lock=lock, postgresql=postgresql
+        ))  # fmt: skip
         ordered = sorted(keys, key=lambda key: _order(group, key))
+        found: Found = {}
         with harmless(connection):
-            found = _read(connection, group, statements, ordered)
+            for some in _in_order(connection, ordered):
+                found |= _read(connection, group, statements, some)
         return {key: values for key, (values, _) in found.items()}
 
     def unlocked(
@@ -296,6 +304,7 @@ class Rows:
         clock: Any,
         *,
         lock: _Lock | None,
+        postgresql: bool = False,
     ) -> _Statements:
         assert table is not None
         columns = sorted(names - set(group.source.primary_key))
@@ -303,7 +312,9 @@ class Rows:
         bare = group.source.select_in(table, columns)
         statements = _Statements(bare, columns, keys, clock)
         # FOR NO KEY UPDATE where there is such a thing: PostgreSQL.
-        return statements.locking(key_share=lock == "update") if lock else statements
+        if lock is not None:
+            statements.locking(key_share=lock == "update", postgresql=postgresql)
+        return statements
 
     def across(self, group: Group, names: frozenset[str], clock: Any) -> _Statements:
         columns = sorted(names - set(group.source.primary_key))
@@ -459,11 +470,15 @@ class _Statements:
             *(key == sa.bindparam(f"k{i}") for i, key in enumerate(keys))
         )
 
-    def locking(self, *, key_share: bool) -> _Statements:
-        """Return the same, locking what it finds in the order of the keys."""
-        self.many = self.many.order_by(*self.keys).with_for_update(key_share=key_share)
+    def locking(self, *, key_share: bool, postgresql: bool) -> None:
+        """Lock what is found, in the order of the keys."""
+        ordered = (
+            # As Python sorts texts, whatever the column's collation.
+            key.collate("C") if postgresql and type(key.type) in _TEXTS else key
+            for key in self.keys
+        )
+        self.many = self.many.order_by(*ordered).with_for_update(key_share=key_share)
         self.one = self.one.with_for_update(key_share=key_share)
-        return self
 
 
 def _read(
@@ -473,7 +488,7 @@ def _read(
     keys: list[PrimaryKey],
 ) -> Found:
     found: Found = {}
-    for chunk in _chunks(keys, statements):
+    for chunk in [keys] if len(keys) == 1 else _chunks(keys, statements):
         for key, entry in _rows(connection, group, statements, chunk):
             # Of one key this is the row, whatever type the application gave it.
             found[chunk[0] if len(chunk) == 1 else key] = entry
@@ -497,15 +512,30 @@ def _rows(
     if len(keys) == 1:
         (key,) = keys
         named = {f"k{i}": value for i, value in enumerate(key)}
-        rows = connection.execute(statements.one, named)
+        rows = fetch(connection, statements.one, named, keys=statements.keys)
     else:
         values = [key[0] if len(key) == 1 else key for key in keys]
-        rows = connection.execute(statements.many, {"keys": values})
+        given = {"keys": values}
+        rows = fetch(connection, statements.many, given, keys=statements.keys)
     names = (*statements.columns, *group.source.primary_key)
-    for *read, stamp in rows.fetchall():
+    for *read, stamp in rows:
         found = dict(zip(names, read, strict=True))
         key = tuple(read[len(statements.columns) :])
         yield key, (found, None if stamp is None else int(stamp))
+
+
+def _in_order(connection: Connection, keys: list[PrimaryKey]) -> list[list[PrimaryKey]]:
+    """Divide keys so that rows are locked in this order.
+
+    Databases sort numbers as Python does. Texts they sort by a collation, and InnoDB
+    locks rows as it finds them, by its index.
+    """
+    sorted_alike: tuple[type, ...] = (int, UUID, date)
+    if connection.dialect.name == "postgresql":
+        sorted_alike += (str,)
+    if all(isinstance(value, sorted_alike) for key in keys for value in key):
+        return [keys]
+    return [[key] for key in keys]
 
 
 def _chunks(

@@ -7,6 +7,7 @@ new as a position that was read before it was opened.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from sqlalchemy.orm import Mapper, Session, scoped_session, sessionmaker
 
 from .errors import ConfigError, UsageError
 from .failures import Failure, Failures
+
+log = logging.getLogger(__name__)
 
 _ASYNC = (
     "LivePush can't follow an AsyncSession: what Flask views commit is committed by "
@@ -185,17 +188,25 @@ class Sessions:
         try:
             yield
         finally:
+            opened = []
             for target, session in kept:
+                if target.registry.has():
+                    opened.append(target.registry())
+                target.registry.clear()
+                if session is not None:
+                    target.registry.set(session)
+            for session in opened:
                 try:
-                    target.remove()
-                finally:
-                    if session is not None:
-                        target.registry.set(session)
+                    session.close()
+                except Exception:
+                    log.exception("Closing a session of a function given to track()")
 
     def _on_begin(
         self, session: Session, transaction: object, connection: Connection
     ) -> None:
         # In every transaction, also those that only read: no more than this.
+        if isinstance(session, ShardedSession):
+            self._failures.note(_SHARDED, Failure(_SHARDED))
         if connection.get_execution_options().get(_MAP):
             self._look_at_map(session, connection)
 
@@ -334,9 +345,14 @@ def _opener(target: Any) -> Callable[[], Session]:
         return target
     if isinstance(target, Session):
         return sessionmaker(class_=type(target), bind=target.bind)
+    more = ""
+    if isinstance(target, (Engine, Connection)):
+        more = " Of an engine: make = sessionmaker(engine); livepush.watch(make)."
+    elif isinstance(getattr(target, "session", None), scoped_session):
+        more = " db.session of Flask-SQLAlchemy is followed by itself."
     raise UsageError(
         f"livepush.watch() can't watch {target!r}; give it a Session, a sessionmaker "
-        "or a scoped_session."
+        f"or a scoped_session.{more}"
     )
 
 

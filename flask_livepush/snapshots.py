@@ -11,7 +11,7 @@ shows one moment, and what changes after it is told.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,9 +19,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from . import conditions
+from .errors import Unavailable
 from .failures import Failure
+from .readings import fetch_piecemeal, is_of_a_value
 from .rooms import Room
-from .tracking import Tracked, Values
+from .row import Values
+from .tracking import Tracked
 
 Connect = Callable[[], AbstractContextManager[Connection]]
 Apart = Callable[[], AbstractContextManager[None]]
@@ -43,7 +46,7 @@ def read(
     connect: Connect,
     apart: Apart,
 ) -> dict[str, Any]:
-    """Read the last rows of one room, in the order of the declaration.
+    """Read the newest rows of one room, the newest last.
 
     Args:
         room: One that the declaration belongs to.
@@ -57,12 +60,12 @@ def read(
         be, more.
 
     Raises:
-        Exception: What a function that says which rows are in the room raised.
+        Unavailable: A function that says which rows are in the room raised.
     """
     reading = _Reading(tracked, room, name, values, connect=connect)
     with apart() if tracked.calls else nullcontext():
         if tracked.select is not None:
-            reading.selected = reading.call(lambda: tracked.select(**values))  # type: ignore[misc]
+            reading.select(tracked.select)
     limit = tracked.latest + 1
     most = max(limit, _MAX_CALLED if tracked.selects else _MAX_LOOKED_AT)
     while True:
@@ -77,7 +80,8 @@ def read(
         rows = [tracked.fields_of(row) for row in found[: tracked.latest]]
     return {
         "key": tracked.key,
-        "rows": rows[::-1],
+        # One whose key can't be sent is in no room.
+        "rows": [row for row in reversed(rows) if tracked.key in row],
         "partial": not is_all or len(found) > tracked.latest,
     }
 
@@ -101,42 +105,64 @@ class _Reading:
         self._connect = connect
         self._names = sorted(tracked.reads)
         self._asked: dict[tuple[Any, ...], tuple[Values, bool]] = {}
-        self.selected: Any = None
+        self._selected: Any = None
+
+    def select(self, function: Callable[..., Any]) -> None:
+        """Let an application's function say by which query the rows are found."""
+
+        def selected() -> Any:
+            return _is_selected(self._tracked, function(**self._values))
+
+        self._selected = self._call(selected)
 
     def rows(self, limit: int) -> tuple[list[Values], bool]:
-        """Read rows that may be in the room, the last ones first.
+        """Read rows that may be in the room, the newest first.
 
         Returns:
             At most as many as are wanted, and whether there are no others.
         """
         tracked = self._tracked
         wanted = limit if tracked.selects else tracked.latest + 1
-        found: list[Values] = []
-        looked_at = 0
         with self._connect() as connection:
             statement = self._statement(connection).limit(limit)
             options = {"yield_per": _STREAMED}
-            with connection.execute(statement, execution_options=options) as result:
-                for each in result:
-                    looked_at += 1
-                    row = dict(zip(self._names, each, strict=True))
-                    if tracked.may_be_in(self._room, self._name, row):
-                        found.append(row)
-                        if len(found) == wanted:
-                            break
+            try:
+                with connection.execute(statement, execution_options=options) as result:
+                    found, looked_at = self._kept(result, wanted)
+            except Exception as error:
+                if not is_of_a_value(error):
+                    raise
+                keys = [tracked.source.columns[name] for name in tracked.primary_key]
+                whole = fetch_piecemeal(connection, statement, keys=keys)
+                found, looked_at = self._kept(whole, wanted)
         return found, looked_at < limit and len(found) < wanted
+
+    def _kept(
+        self, result: Iterable[Sequence[Any]], wanted: int
+    ) -> tuple[list[Values], int]:
+        """Return rows that may be in the room, and how many were looked at for them."""
+        found: list[Values] = []
+        looked_at = 0
+        for each in result:
+            looked_at += 1
+            row = dict(zip(self._names, each, strict=True))
+            if self._tracked.may_be_in(self._room, self._name, row):
+                found.append(row)
+                if len(found) == wanted:
+                    break
+        return found, looked_at
 
     def is_in(self, row: Values) -> bool:
         """Ask the declaration's functions whether a row is in the room, once a row."""
         key = tuple(row[name] for name in self._tracked.primary_key)
         asked = self._asked.get(key)
         if asked is None or asked[0] != row:
-            answer = self.call(lambda: self._tracked.is_in(self._name, row))
+            answer = self._call(lambda: self._tracked.is_in(self._name, row))
             asked = self._asked[key] = (row, answer)
         return asked[1]
 
-    def call(self, function: Callable[[], Any]) -> Any:
-        """Call what an application gave; a failure of it is noted, and raised."""
+    def _call(self, function: Callable[[], Any]) -> Any:
+        """Call what an application gave; a failure of it is noted, and Unavailable."""
         tracked = self._tracked
         try:
             return function()
@@ -152,18 +178,18 @@ class _Reading:
                 ),
                 error=error,
             )
-            raise
+            raise Unavailable("The room's snapshot could not be read.") from error
 
     def _statement(self, connection: Connection) -> sa.Select[Any]:
         tracked = self._tracked
         source = tracked.source
         statement = source.select(self._names).where(source.criterion())
-        if self.selected is not None:
-            statement = statement.where(_is_selected(tracked, self.selected))
+        if self._selected is not None:
+            statement = statement.where(self._selected)
         if tracked.rooms:
             statement = statement.where(*self._conditions(connection))
         dialect = connection.dialect.name
-        return statement.order_by(*_backwards(tracked, dialect))
+        return statement.order_by(*_newest_first(tracked, dialect))
 
     def _conditions(self, connection: Connection) -> list[Any]:
         pattern = self._room.pattern
@@ -186,7 +212,8 @@ def _is_selected(tracked: Tracked, statement: Any) -> Any:
     keys = [tracked.column(name) for name in tracked.primary_key]
     statement = getattr(statement, "statement", statement)  # of a Query
     if isinstance(statement, sa.Select):
-        statement = statement.with_only_columns(*keys, maintain_column_froms=True)
+        own = [getattr(tracked.model, name) for name in tracked.primary_key]
+        statement = statement.with_only_columns(*own, maintain_column_froms=True)
     elif not isinstance(statement, sa.SelectBase):
         raise TypeError(
             f"snapshot= of {tracked.name} returned a {type(statement).__name__}; it "
@@ -198,14 +225,14 @@ def _is_selected(tracked: Tracked, statement: Any) -> Any:
     return (keys[0] if len(keys) == 1 else sa.tuple_(*keys)).in_(inner)
 
 
-def _backwards(tracked: Tracked, dialect: str) -> list[Any]:
-    """Return the order of the declaration, the last rows first, NULLs at the end."""
+def _newest_first(tracked: Tracked, dialect: str) -> list[Any]:
+    """Return what sorts rows, the newest first; NULL is the lowest."""
     found = []
     for given, descends in tracked.order:
         column = tracked.column(given) if isinstance(given, str) else given
-        ordered = column.asc() if descends else column.desc()
+        ordered = column.desc() if descends else column.asc()
         if dialect == "postgresql" and getattr(column, "nullable", True):
             # Where NULL is the highest; elsewhere it is the lowest.
-            ordered = ordered.nulls_first() if descends else ordered.nulls_last()
+            ordered = ordered.nulls_last() if descends else ordered.nulls_first()
         found.append(ordered)
     return found

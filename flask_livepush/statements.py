@@ -240,9 +240,9 @@ def _is_exact(kind: Any, dialect: str) -> bool:
 
 def _is_kept_as(kind: Any, value: Any) -> bool:
     """Say whether a value is read as it was given: 7 where "07" equals it, is not."""
-    wanted: type = {sa.String: str, sa.Text: str}.get(type(kind), int)
-    if type(kind) is sa.Uuid:
-        wanted = UUID
+    wanted: type = UUID if type(kind) is sa.Uuid else int
+    if type(kind) in (sa.String, sa.Text):
+        wanted = str
     return value is None or type(value) is wanted
 
 

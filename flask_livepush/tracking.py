@@ -7,120 +7,39 @@ to one row it says what is pushed. When commits happen, and to which rows, is
 
 from __future__ import annotations
 
-import dis
+import difflib
 import inspect
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import MethodType
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import Mapper, RelationshipProperty
+from sqlalchemy.orm import Mapper, QueryableAttribute, RelationshipProperty
 from sqlalchemy.sql import operators
 
-from .errors import ConfigError, UsageError
-from .failures import Failure, Failures
+from .column_types import has_text, is_padded, is_random, unsendable
+from .errors import ConfigError, EncodingError, UsageError
+from .failures import Failure, Failures, What, place_of
 from .protocol.batch import Batch
 from .protocol.encoding import encode, plain
 from .protocol.publication import Draft
+from .readings import Unreadable, UnreadableValue
 from .rooms import Room
+from .row import Row, Values, getter_of, got, reads_of_first
 from .sources import DISCRIMINATOR, NoPath, Path, Source, find_path
 
 log = logging.getLogger(__name__)
 
-Values = Mapping[str, Any]
-Field = str | Callable[["Row"], Any]
+Field = str | Callable[[Row], Any]
 
 # Types that convert one column's value, as fields={"id": str} does; every other
 # callable is given the row.
 _CONVERSIONS = (str, int, float, bool)
 _KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _RESERVED_KINDS = ("livepush", "state")
-# What is remembered of declarations that hold in blocks alone.
-_MAX_GROUPS = 1_000
-
-
-class Row:
-    """One row as callables of ``track`` see it: its columns, read-only.
-
-    Values are as re-read from the database; nothing is loaded on access. Properties,
-    hybrids and methods of the model work on it as far as they read columns.
-    """
-
-    __slots__ = ("_model", "_values")
-
-    def __init__(self, model: type, values: Values) -> None:
-        object.__setattr__(self, "_model", model)
-        object.__setattr__(self, "_values", values)
-
-    def __getattr__(self, name: str) -> Any:
-        values: Values = object.__getattribute__(self, "_values")
-        try:
-            return values[name]
-        except KeyError:
-            model = object.__getattribute__(self, "_model")
-        found = inspect.getattr_static(model, name, None)
-        getter = getter_of(model, name)
-        if getter is not None:
-            return _got(getter, self)
-        if inspect.isfunction(found):
-            return MethodType(found, self)
-        if isinstance(found, (classmethod, staticmethod)):
-            return found.__get__(None, model)
-        if found is None or hasattr(type(found), "__get__"):
-            raise AttributeError(_not_read(model, name, values)) from None
-        return found  # a constant of the class
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError("Rows given to callables of track() are read-only.")
-
-    def __repr__(self) -> str:
-        model = object.__getattribute__(self, "_model").__name__
-        return (
-            f"<Row of {model}: {', '.join(object.__getattribute__(self, '_values'))}>"
-        )
-
-
-def getter_of(model: type, name: str) -> Callable[[Any], Any] | None:
-    """Return the function of a property or hybrid of a model; None: it is none."""
-    found = inspect.getattr_static(model, name, None)
-    if isinstance(found, (property, hybrid_property)):
-        return found.fget
-    return found.func if isinstance(found, cached_property) else None
-
-
-def _got(getter: Callable[[Any], Any], row: Row) -> Any:
-    try:
-        return getter(row)
-    except AttributeError as error:
-        # Python would ask __getattr__ again, and tell of the property alone.
-        raise _PropertyRaised(str(error)) from error
-
-
-class _PropertyRaised(Exception):
-    """A property of the model read what is no column that was read."""
-
-
-def _not_read(model: type, name: str, values: Values) -> str:
-    """Say why a callable can't have an attribute, and what helps."""
-    mapper: Mapper[Any] = sa.inspect(model)
-    whole = f"{model.__name__}.{name}"
-    if not mapper.has_property(name):
-        return f"{whole} is no column, and {model.__name__} has nothing of that name."
-    if isinstance(mapper.get_property(name), RelationshipProperty):
-        return (
-            f"{whole} is a relationship, and callables of track() see the columns of "
-            f"this row alone. Give a path, as fields={{'author': 'author.name'}}, or "
-            f"query what it leads to by the row's foreign key."
-        )
-    return (
-        f"{whole} is not among the columns that were read, which are "
-        f"{', '.join(values)}. Name what callables read in columns=."
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +76,11 @@ class Tracked:
         kind: The model's name on the wire; by default its own in snake case.
         key: The primary key or a unique column, by which clients know a row.
         when: Given the row, whether it is in its rooms at all.
-        latest: How many rows a snapshot has, the last ones by ``order_by``.
-        order_by: What sorts a snapshot: names of columns ("-name" descending), or
-            expressions; the primary key by default, and among equal rows.
+        latest: How many rows a snapshot has, the newest by ``order_by``.
+        order_by: What sorts rows: names of columns ("-name" for newest first), or
+            expressions; the primary key by default, and among equal rows. As in the
+            client's stores, the last rows are the newest, or the first where the first
+            that is given descends.
         columns: The names of the columns that callables read.
         of: With a callable for rooms, the Rooms in which it may put rows.
         snapshot: With a callable for rooms, a function that is given the values of one
@@ -214,13 +135,17 @@ class Tracked:
         self.of, self.select = self._checked_of(of, snapshot)
         self.latest = self._checked_latest(latest)
         self._read_by_callables = self._checked_columns(columns, rooms, fields)
+        self._properties: list[Field] = []
         self.fields = self._checked_fields(fields)
         #: Whether functions of the application are called, which may query.
-        self.calls = bool(self.selects or self._functions(self.fields))
+        self.calls = self.selects or any(
+            callable(f) and f not in (*_CONVERSIONS, *self._properties)
+            for f in self.fields.values()
+        )
         self.order = self._checked_order(order_by)
         self._labels = [f"{encode(name)}:" for name in self.fields]
         variables = {v for room in self.rooms for v in room.pattern.variables}
-        self._padded = {v for v in variables if _is_padded(self._columns[v].type)}
+        self._padded = {v for v in variables if is_padded(self._columns[v].type)}
         by_callables = set(self._read_by_callables)
         self.membership: frozenset[str] = frozenset(
             {self.key, *self.primary_key, *variables, *self._own.discriminators}
@@ -251,14 +176,26 @@ class Tracked:
         """
         return Source(self.mapper, {text: self._path(text) for text in self.paths})
 
+    def check_paths(self) -> None:
+        """Raise a ConfigError where a field is no path; all models must be mapped."""
+        for text in self.paths:
+            self._path(text)
+
     def _path(self, text: str) -> Path:
         try:
-            return find_path(self.mapper, text)
+            path = find_path(self.mapper, text)
         except NoPath as error:
             raise ConfigError(
                 f"track() of {self.name}: the field {text!r} is no path to a column: "
                 f"{error}. For anything else give a callable of the row."
             ) from None
+        problem = unsendable(path.target.columns[path.column].type)
+        if problem is not None:
+            raise ConfigError(
+                f"track() of {self.name}: the field {text!r} holds {problem[0]}, which "
+                "JSON can't. Leave it out, or give a callable that makes text of it."
+            )
+        return path
 
     @cached_property
     def _watched(self) -> frozenset[str]:
@@ -294,16 +231,16 @@ class Tracked:
     def push(self, change: Change, to: Batch) -> None:
         """Hand over what one commit did to one row, as its rooms are to see it.
 
-        Functions of the application run in here. One that raises is logged, and the
-        rooms of the row are told to read the kind anew.
+        Functions of the application run in here. One that raises is noted: the row is
+        sent without a field of it, and where it says in which rooms a row is, those
+        that may hold it are told to read the kind anew.
         """
         try:
-            old = self._names(change.before)
             new = self._names(change.after)
-        except Exception as error:
-            log.exception(
-                "The rooms of a changed %s are not known: %s", self.name, error
-            )
+            same = change.before is change.after
+            old = new if same else self._names(change.before)
+        except Exception as error:  # noqa: BLE001
+            self._note_rooms(error)
             self.invalidate_everywhere(to)
             return
         if old == new and not self._concerns(change):
@@ -314,14 +251,22 @@ class Tracked:
             return
         try:
             self._push(change, old, new, to)
-        except Exception as error:
-            log.exception("A changed %s can't be pushed: %s", self.name, error)
+        except Exception as error:  # noqa: BLE001
+            self._note(
+                f"push {place_of(error)}",
+                f"A changed {self.name} can't be pushed ({type(error).__name__}); its "
+                "rooms are told to read anew.",
+                what="other",
+                error=error,
+            )
             for room in old | new:
                 to.invalidate(room, self.kind)
 
     def _push(self, change: Change, old: set[str], new: set[str], to: Batch) -> None:
-        old_key = self._wire_key(change.before) if old else ""
-        new_key = self._wire_key(change.after) if new else ""
+        # A row whose key can't be sent is in no room, and was in none.
+        old_key = self._key_of(change.before) if change.before and old else None
+        new_key = self._key_of(change.after) if change.after and new else None
+        old, new = old if old_key else set(), new if new_key else set()
         # Everything that may fail is done before the first is handed over.
         data = self._encoded(change.after) if change.after and new else ""
         for room in sorted(old):
@@ -332,7 +277,7 @@ class Tracked:
             event = "updated" if room in old and old_key == new_key else "created"
             to.put(room, self._draft(event, data, new_key, change.stamp))
 
-    def _draft(self, what: str, data: str, key: str, stamp: int | None) -> Draft:
+    def _draft(self, what: str, data: str, key: str | None, stamp: int | None) -> Draft:
         return Draft(f"{self.kind}.{what}", data, self.kind, key, stamp)
 
     def _concerns(self, change: Change) -> bool:
@@ -356,13 +301,14 @@ class Tracked:
     def _name(self, room: Room, values: Values) -> str | None:
         """Return the name of a row's room; None: no name can be made of its values."""
         wanted = {v: values[v] for v in room.pattern.variables}
-        for variable in self._padded & wanted.keys():
-            if isinstance(wanted[variable], str):
-                wanted[variable] = wanted[variable].rstrip(" ")
+        if self._padded:
+            for variable in self._padded & wanted.keys():
+                if isinstance(wanted[variable], str):
+                    wanted[variable] = wanted[variable].rstrip(" ")
         if None in wanted.values():
             return None
         try:
-            return room.name(**wanted)
+            return room.pattern.name(wanted)
         except UsageError:
             return None
 
@@ -372,8 +318,8 @@ class Tracked:
             isinstance(name, str) for name in several
         ):
             raise _FunctionRaised(
-                f"rooms= of {self.name} returned {names!r}; it must return a room's "
-                "name, several, or None"
+                f"rooms= of {self.name} returned {type(names).__name__}; it must "
+                "return a room's name, several, or None"
             )
         for name in several:
             if not self.knows(name) and not self._warned:
@@ -386,40 +332,108 @@ class Tracked:
                 )
         inside = {name for name in several if self._may_be_in(name)}
         if len(inside) < len(set(several)):
-            self.failures.note(
-                (self, "of="),
-                Failure(
-                    f"rooms= of {self.name} put a row into a room of a kind that it "
-                    "was not declared for, and whose newcomers would not get it; it "
-                    "is left out there. Add that Room to of=.",
-                    kind=self.kind,
-                ),
+            self._note(
+                "of=",
+                f"rooms= of {self.name} put a row into a room of a kind that it was "
+                "not declared for, and whose newcomers would not get it; it is left "
+                "out there. Add that Room to of=.",
+                what="row",
             )
         return inside
 
-    def _wire_key(self, values: Values | None) -> str:
-        assert values is not None
+    def _key_of(self, values: Values) -> str | None:
+        """Return a row's key as JSON text; None, noted: it can't be sent."""
         field = self.fields[self.key]
         value = values[self.key]
-        return encode(value if isinstance(field, str) else field(value))
+        try:
+            return encode(value if isinstance(field, str) else field(value))
+        except Exception as error:  # noqa: BLE001
+            self._note_key(error)
+            return None
 
     def fields_of(self, values: Values) -> dict[str, Any]:
-        """Return the fields of a row: what was declared and nothing else."""
+        """Return the fields of a row: what was declared and nothing else.
+
+        A field whose value can't be sent, or whose function raises, is missing, which
+        is noted. A row without its key is in no room.
+        """
         row = Row(self.model, values)
-        return {
-            name: plain(self._field(name, field, values, row), f"field {name!r}")
-            for name, field in self.fields.items()
-        }
+        try:
+            return {
+                name: plain(self._field(name, field, values, row))
+                for name, field in self.fields.items()
+            }
+        except Exception:  # noqa: BLE001
+            return self._what_can_be_sent(values, row)
 
     def _encoded(self, values: Values) -> str:
-        """Return the fields of a row as JSON text, each encoded once."""
+        """Return the same as JSON text, of a row whose key can be sent."""
         row = Row(self.model, values)
-        fields = zip(self._labels, self.fields.items(), strict=True)
-        texts = (
-            label + encode(self._field(name, field, values, row), f"field {name!r}")
-            for label, (name, field) in fields
-        )
+        try:
+            texts = [
+                label + encode(self._field(name, field, values, row))
+                for label, (name, field) in zip(
+                    self._labels, self.fields.items(), strict=True
+                )
+            ]
+        except Exception:  # noqa: BLE001
+            return encode(self._what_can_be_sent(values, row))
         return f"{{{','.join(texts)}}}"
+
+    def _what_can_be_sent(self, values: Values, row: Row) -> dict[str, Any]:
+        found = {}
+        for name, field in self.fields.items():
+            try:
+                value = self._field(name, field, values, row)
+                if isinstance(value, Unreadable):
+                    raise value.error
+                found[name] = plain(value)
+            except Exception as error:  # noqa: BLE001
+                if name == self.key:
+                    self._note_key(error)
+                else:
+                    self._note_field(name, error)
+        return found
+
+    def _note_key(self, error: Exception) -> None:
+        self._note(
+            self.key,
+            f"A {self.name} is in no room, since its key {self.key!r} "
+            f"{_problem(error)} Give a key that can be sent: fields={{{self.key!r}: "
+            "str}, or key= another unique column.",
+            what="row",
+        )
+
+    def _note_field(self, name: str, error: Exception) -> None:
+        if isinstance(error, _FunctionRaised):
+            why = f"{error}. Catch it there, and return something that can be sent."
+        else:
+            why = f"its value {_problem(error)} A callable in fields= may do that."
+        self._note(
+            name,
+            f"The field {name!r} of {self.name} is left out of a row: {why}",
+            what="field",
+            error=error.__cause__ if isinstance(error, _FunctionRaised) else None,
+        )
+
+    def _note_rooms(self, error: Exception) -> None:
+        told = error if isinstance(error, _FunctionRaised) else type(error).__name__
+        self._note(
+            f"rooms {place_of(error.__cause__ or error)}",
+            f"The rooms of a changed {self.name} are not known: {told}. All that may "
+            "hold it are told to read anew.",
+            what="other",
+            error=error,
+        )
+
+    def _note(
+        self, place: str, reason: str, *, what: What, error: BaseException | None = None
+    ) -> None:
+        failure = Failure(reason, kind=self.kind, room=self._patterns(), what=what)
+        self.failures.note((self, place), failure, error=error)
+
+    def _patterns(self) -> str:
+        return ", ".join(room.pattern.text for room in self.rooms or self.of)
 
     def _is_in(self, row: Row) -> bool:
         return self._when is None or bool(self._call("when=", self._when, row))
@@ -438,7 +452,8 @@ class Tracked:
         except Exception as error:
             named = getattr(function, "__qualname__", repr(function))
             raise _FunctionRaised(
-                f"{named}, given as {what} of {self.name}, raised {error!r}"
+                f"{named}, given as {what} of {self.name}, raised "
+                f"{type(error).__name__}"
             ) from error
 
     def rooms_of(self, row: object) -> set[str]:
@@ -461,8 +476,8 @@ class Tracked:
         """Tell the rooms of a row with these values to read its kind anew."""
         try:
             names = self._names(values)
-        except Exception as error:
-            log.exception("The rooms of a %s are not known: %s", self.name, error)
+        except Exception as error:  # noqa: BLE001
+            self._note_rooms(error)
             self.invalidate_everywhere(to)
             return
         for name in names:
@@ -478,7 +493,7 @@ class Tracked:
         return not rooms or any(room.has_name(name) for room in rooms)
 
     def row(self, target: object) -> dict[str, Any]:
-        """Return the declared fields of a loaded object."""
+        """Return the declared fields of a loaded object, as :meth:`fields_of` does."""
         return self.fields_of(self._values_of(target))
 
     # -- which rows are in a room ----------------------------------------------------
@@ -535,16 +550,41 @@ class Tracked:
             f"track() of {self.name}: {what} {name!r} is no column of it; its columns "
             f"are {', '.join(self._columns)}."
             + (" Name the one that clients know a row by with key=." * (what == "key"))
+            + self._instead_of(name, what)
         )
+
+    def _instead_of(self, name: object, what: str) -> str:
+        """Say what may have been meant where a column is expected."""
+        if isinstance(name, QueryableAttribute):
+            return f" Write its name, {name.key!r}."
+        if not isinstance(name, str):
+            return ""
+        found = inspect.getattr_static(self.model, name, None)
+        # Not found.property, which needs all models to be there already.
+        step = getattr(getattr(found, "comparator", None), "prop", None)
+        if isinstance(step, RelationshipProperty):
+            remedy = " It is a relationship; name the column of its foreign key"
+            if "field" in what:
+                remedy += (
+                    ", or a path to a column of the related row, as "
+                    f"fields={{{name!r}: '{name}.name'}}"
+                )
+            return f"{remedy}."
+        if inspect.isfunction(found) and "field" in what:
+            return f" It is a method: fields={{{name!r}: lambda row: row.{name}()}}."
+        near = difflib.get_close_matches(name, self._columns, 1)
+        return f" Did you mean {near[0]!r}?" if near else ""
 
     def _text_column(self, name: object, what: str) -> str:
         """Return a column that JSON can hold, as far as its type says."""
         found = self._column(name, what)
-        if _holds_bytes(self._columns[found].type):
+        problem = unsendable(self._columns[found].type)
+        if problem is not None:
+            held, remedy = problem
             raise ConfigError(
-                f"track() of {self.name}: {what} {name!r} holds bytes, which JSON "
-                "can't; give a callable that encodes them, as fields={"
-                f"{found!r}: lambda row: base64.b64encode(row.{found}).decode()}}."
+                f"track() of {self.name}: {what} {name!r} holds {held}, which JSON "
+                "can't; give a callable that makes text, a number or a list of it, as "
+                f"fields={{{found!r}: lambda row: {remedy.format(f'row.{found}')}}}."
             )
         return found
 
@@ -605,7 +645,8 @@ class Tracked:
                 if not isinstance(room, Room):
                     raise ConfigError(
                         f"track() of {self.name}: {room!r} in rooms= is no Room; "
-                        "livepush.room(pattern) returns one."
+                        "give what @livepush.room(pattern) made of the rule, by its "
+                        "name."
                     )
                 for variable in room.pattern.variables:
                     if variable not in self._columns:
@@ -617,16 +658,22 @@ class Tracked:
                         )
                     self._check_text(room, variable)
             return tuple(rooms), None
+        if getattr(rooms, "__qualname__", "") == "LivePush.room.<locals>.decorate":
+            raise ConfigError(
+                f"track() of {self.name}: rooms= is livepush.room(pattern) without a "
+                "rule; decorate the function that says who may join, and give that."
+            )
         if callable(rooms):
             return (), rooms
         raise ConfigError(
-            f"track() of {self.name}: rooms={rooms!r} must be a Room, several, or a "
+            f"track() of {self.name}: rooms={rooms!r} must be a Room (what "
+            "@livepush.room(pattern) made of the rule, by its name), several, or a "
             "callable."
         )
 
     def _check_text(self, room: Room, variable: str) -> None:
         kind = self._columns[variable].type
-        if _has_text(kind):
+        if has_text(kind):
             return
         raise ConfigError(
             f"track() of {self.name}: the room {room.pattern.text!r} has the variable "
@@ -680,7 +727,7 @@ class Tracked:
         return tuple(of), snapshot
 
     def _checked_order(self, order_by: Any) -> tuple[tuple[Any, bool], ...]:
-        """Return what sorts a snapshot, each with whether it descends."""
+        """Return what sorts rows, the newest first, each with whether it descends."""
         several = order_by if isinstance(order_by, (tuple, list)) else [order_by]
         if order_by is None:
             several = []
@@ -711,26 +758,17 @@ class Tracked:
             ):
                 given = given.element
             order.append((given, descends))
-        if order and order[0][1] and self._is_time(order[0][0]):
-            log.warning(
-                "track() of %s: with order_by=%r a snapshot has the oldest rows, as it "
-                "has the last of that order; for the newest leave the '-' or .desc() "
-                "out.",
-                self.name,
-                order_by if isinstance(order_by, str) else str(order[0][0]),
-            )
-        return (*order, *((name, False) for name in self.primary_key))
-
-    def _is_time(self, sorted_by: Any) -> bool:
-        if isinstance(sorted_by, str):
-            sorted_by = self._columns[sorted_by]
-        return isinstance(sorted_by.type, (sa.DateTime, sa.Date))
+        first_descends = bool(order) and order[0][1]
+        return (
+            *((given, descends is first_descends) for given, descends in order),
+            *((name, True) for name in self.primary_key),
+        )
 
     def _warn_of_keys_without_order(self) -> None:
         named = {v for room in self.rooms for v in room.pattern.variables}
         for name in self.primary_key:
             kind = self._columns[name].type
-            if name not in named and not isinstance(kind, _ORDERED):
+            if name not in named and is_random(kind):
                 log.warning(
                     "track() of %s: the primary key %r is a %s, by which a later row "
                     "is not the higher one; where a room has more than latest=%d rows, "
@@ -793,6 +831,11 @@ class Tracked:
         else:
             checked = {n: self._checked_field(n, n, "field") for n in fields}
         key = checked.setdefault(self.key, self.key)
+        if key == self.key and (held := unsendable(self._columns[key].type)):
+            raise ConfigError(
+                f"track() of {self.name}: the key {key!r} holds {held[0]}, which JSON "
+                "can't; name another unique column with key=."
+            )
         if key != self.key and key not in _CONVERSIONS:
             raise ConfigError(
                 f"track() of {self.name}: the field {self.key!r} is its key and must "
@@ -804,6 +847,7 @@ class Tracked:
         if not isinstance(name, str):
             raise ConfigError(
                 f"track() of {self.name}: the field {name!r} must be a text."
+                f"{self._instead_of(name, what)}"
             )
         if field in _CONVERSIONS:
             self._column(name, "field")
@@ -821,7 +865,7 @@ class Tracked:
 
     def _checked_property(self, name: str, getter: Callable[[Any], Any]) -> Field:
         """Return a field that a property of the model makes of a row's columns."""
-        for read in _reads_of_first(getter):
+        for read in reads_of_first(getter):
             if not self.mapper.has_property(read):
                 continue
             if isinstance(self.mapper.get_property(read), RelationshipProperty):
@@ -833,9 +877,10 @@ class Tracked:
                 )
 
         def read_property(row: Row) -> Any:
-            return _got(getter, row)
+            return got(getter, row)
 
         read_property.__qualname__ = f"{self.name}.{name}"
+        self._properties.append(read_property)
         return read_property
 
     def _checked_path(self, text: str) -> str:
@@ -849,55 +894,13 @@ class Tracked:
         return text
 
 
-class Group:
-    """Declarations of one model whose columns are read at once, in one way.
-
-    Args:
-        tracked: Of one model; all with the same home, or none.
-        home: The table that has all that they read, while a transaction has its row
-            locked; None: what they read is read after the commit.
-    """
-
-    def __init__(self, tracked: Sequence[Tracked], home: sa.Table | None) -> None:
-        self.tracked = tuple(tracked)
-        self.home = home
-        self.model = tracked[0].model
-        self.mapper = tracked[0].mapper
-        paths = {text: path for t in tracked for text, path in t.source.paths.items()}
-        self.source = Source(self.mapper, paths)
-        self.reads: frozenset[str] = frozenset().union(*(t.reads for t in tracked))
-        self.membership: frozenset[str] = frozenset().union(
-            *(t.membership for t in tracked)
-        )
-        #: The columns that say in which rooms a row is, by table.
-        self.parts = self._parts()
-        self.classes = self.source.classes()
-
-    def __repr__(self) -> str:
-        return f"<Group of {self.tracked}>"
-
-    def _parts(self) -> dict[sa.Table, frozenset[str]]:
-        if self.home is not None:
-            return {self.home: self.membership - set(self.source.primary_key)}
-        found = self.source.parts(self.membership)
-        return found or {self.source.key_table: frozenset()}
-
-    def concerns(self, touched: frozenset[str] | None) -> bool:
-        """Say whether what is read may have changed with these attributes."""
-        return any(t.concerns(touched) for t in self.tracked)
-
-    def moves(self, touched: frozenset[str] | None) -> bool:
-        """Say whether a row's rooms may have changed with these attributes."""
-        return any(t.moves(touched) for t in self.tracked)
-
-
-def _grouped(tracked: Sequence[Tracked], late: frozenset[str]) -> tuple[Group, ...]:
-    """Put declarations together; ``late`` are kinds to be read after the commit."""
-    found: dict[tuple[type, sa.Table | None], list[Tracked]] = {}
-    for t in tracked:
-        home = None if t.kind in late else t.home
-        found.setdefault((t.model, home), []).append(t)
-    return tuple(Group(several, home) for (_, home), several in found.items())
+def _problem(error: Exception) -> str:
+    """Say why a value can't be sent, without the value."""
+    if isinstance(error, EncodingError):
+        return error.problem
+    if isinstance(error, UnreadableValue):
+        return f"can't be read: {error}. Mend it in the database, or the column's type."
+    return f"can't be converted ({type(error).__name__})."
 
 
 def _takes(function: Callable[..., Any], room: Room) -> bool:
@@ -907,196 +910,6 @@ def _takes(function: Callable[..., Any], room: Room) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _reads_of_first(function: Callable[..., Any]) -> set[str]:
-    """Return the attributes of its first argument that a function reads itself."""
-    code = getattr(function, "__code__", None)
-    if code is None or not code.co_argcount:
-        return set()
-    first = code.co_varnames[0]
-    found: set[str] = set()
-    before = None
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and before == first:
-            found.add(step.argval)
-        before = step.argval if step.opname.startswith("LOAD_FAST") else None
-    return found
-
-
-# Primary keys by which a later row mostly is the higher one.
-_ORDERED = (sa.Integer, sa.Numeric, sa.Float, sa.Date, sa.DateTime)
-_NO_TEXT = (sa.JSON, sa.ARRAY, sa.PickleType, sa.LargeBinary)
-
-
-def _has_text(kind: Any) -> bool:
-    """Say whether the values of a column have a text by which rooms can be named."""
-    if isinstance(kind, _NO_TEXT):
-        return False
-    if isinstance(kind, sa.types.TypeDecorator):
-        return True  # what it makes of what is stored, it need not say
-    try:
-        return kind.python_type not in (bytes, dict, list, tuple)
-    except NotImplementedError:
-        return True
-
-
-def _is_padded(kind: Any) -> bool:
-    """Say whether a column's trailing spaces are nothing that was written."""
-    while isinstance(kind, sa.types.TypeDecorator):
-        kind = kind.impl
-    return isinstance(kind, (sa.CHAR, sa.NCHAR))
-
-
-def _holds_bytes(kind: Any) -> bool:
-    if isinstance(kind, sa.types.TypeDecorator):
-        return False  # what it makes of what is stored, it need not say
-    try:
-        return kind.python_type is bytes
-    except NotImplementedError:
-        return False
-
-
-def _covers(tracked: Tracked, mapper: Mapper[Any]) -> bool:
-    """Say whether a declaration holds for the objects of a mapper.
-
-    The rows of a concrete subclass are in a table of their own, with keys of their own.
-    """
-    found: Mapper[Any] | None = mapper
-    while found is not None and found is not tracked.mapper:
-        found = None if found.concrete else found.inherits
-    return found is not None
-
-
-def _by_table(
-    tracked: Iterable[Tracked],
-) -> Mapping[Any, tuple[Mapper[Any], ...]]:
-    found: dict[Any, dict[Mapper[Any], None]] = {}
-    for t in tracked:
-        for table in t.mapper.tables:
-            found.setdefault(table, {})[t.mapper] = None
-    return {table: tuple(mappers) for table, mappers in found.items()}
-
-
-class Tracking:
-    """All declarations of one extension."""
-
-    def __init__(self) -> None:
-        self._tracked: list[Tracked] = []
-        self._forget()
-
-    def _forget(self) -> None:
-        self._by_class: dict[type, tuple[Tracked, ...]] = {}
-        self._by_model: dict[tuple[Any, ...], tuple[Group, ...]] = {}
-        self._groups: dict[tuple[Any, ...], tuple[Group, ...]] = {}
-        self._siblings: dict[type, tuple[Group, ...]] = {}
-        self._tables: Mapping[Any, tuple[Mapper[Any], ...]] | None = None
-
-    def add(self, tracked: Tracked) -> None:
-        """Add a declaration.
-
-        Raises:
-            ConfigError: Another model has the same kind in the same room, or the same
-                declaration exists.
-        """
-        for other in self._tracked:
-            if other.kind != tracked.kind:
-                continue
-            shared = [room for room in tracked.rooms if room in other.rooms]
-            if shared:
-                raise ConfigError(
-                    f"track() of {tracked.name}: room {shared[0].pattern.text!r} has "
-                    f"the kind {tracked.kind!r} of {other.name} already; give "
-                    "another with kind=."
-                )
-        self._tracked.append(tracked)
-        self._forget()
-
-    def all(self) -> tuple[Tracked, ...]:
-        """Return all declarations."""
-        return tuple(self._tracked)
-
-    def of_model(self, cls: type) -> tuple[Tracked, ...]:
-        """Return the declarations whose rows a statement on a class may touch."""
-        return tuple(
-            t
-            for t in self._tracked
-            if issubclass(cls, t.model) or issubclass(t.model, cls)
-        )
-
-    def of_class(self, cls: type) -> tuple[Tracked, ...]:
-        """Return the declarations that hold for objects of a class."""
-        found = self._by_class.get(cls)
-        if found is None:
-            mapper: Mapper[Any] | None = sa.inspect(cls, raiseerr=False)
-            found = tuple(t for t in self._tracked if mapper and _covers(t, mapper))
-            self._by_class[cls] = found
-        return found
-
-    def groups(self, cls: type, more: tuple[Tracked, ...] = ()) -> tuple[Group, ...]:
-        """Return the same, those of one model that are read in one way together.
-
-        Args:
-            more: Declarations that hold besides, at the moment.
-        """
-        key = (cls, *more)
-        found = self._groups.get(key)
-        if found is None:
-            mapper: Mapper[Any] = sa.inspect(cls)
-            own = (*self.of_class(cls), *(t for t in more if _covers(t, mapper)))
-            models = dict.fromkeys(t.model for t in own)
-            groups = [g for m in models for g in self._groups_of(m, more)]
-            if len(self._groups) >= _MAX_GROUPS:
-                self._groups.clear()
-            found = self._groups[key] = tuple(groups)
-        return found
-
-    def _groups_of(self, model: type, more: tuple[Tracked, ...]) -> tuple[Group, ...]:
-        # One for all classes that have them: a row has one entry in a commit.
-        key = (model, *more)
-        found = self._by_model.get(key)
-        if found is None:
-            known = (*self._tracked, *more)
-            late = frozenset(t.kind for t in known if t.home is None)
-            found = _grouped([t for t in known if t.model is model], late)
-            if len(self._by_model) >= _MAX_GROUPS:
-                self._by_model.clear()
-            self._by_model[key] = found
-        return found
-
-    def siblings(self, cls: type) -> tuple[Group, ...]:
-        """Return the groups whose rows an object becomes that changes its class.
-
-        They are other classes of the same table, told apart by a discriminator.
-        """
-        found = self._siblings.get(cls)
-        if found is None:
-            mapper: Mapper[Any] = sa.inspect(cls)
-            own = self.of_class(cls)
-            models = dict.fromkeys(
-                t.model
-                for t in self._tracked
-                if t.mapper.single
-                and t.mapper.local_table is mapper.local_table
-                and t not in own
-            )
-            groups = (g for m in models for g in self._groups_of(m, ()))
-            found = self._siblings[cls] = tuple(groups)
-        return found
-
-    def tables(
-        self, more: tuple[Tracked, ...] = ()
-    ) -> Mapping[Any, tuple[Mapper[Any], ...]]:
-        """Return the tables in which rows of tracked models are, with the models."""
-        if more:
-            return _by_table((*self._tracked, *more))
-        if self._tables is None:
-            self._tables = _by_table(self._tracked)
-        return self._tables
-
-    def of_room(self, room: Room) -> tuple[Tracked, ...]:
-        """Return the declarations that have rows in a kind of room."""
-        return tuple(t for t in self._tracked if t.belongs_to(room))
 
 
 def _mapper(model: Any) -> Mapper[Any]:

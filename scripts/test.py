@@ -1,8 +1,10 @@
 """Run every test, the server's and the client's, and sum up both: ``make test``.
 
 The server's are run in two halves at once, as those with real programs mostly wait.
-Arguments go to pytest, which then is run once. In CI (``CI`` is set) a skipped test of
-the client is a failure; tests/conftest.py sees to those of the server.
+``--server`` leaves the client's out; ``--part`` besides all of the server's that say
+nothing more of other packages' versions (scripts/versions.py). Other arguments go to
+pytest, which then is run once. In CI (``CI`` is set) a skipped test of the client is a
+failure; tests/conftest.py sees to those of the server.
 """
 
 from __future__ import annotations
@@ -25,18 +27,34 @@ ROOT = Path(__file__).parents[1]
 
 # Tests with real programs; the other half is all the others.
 PROGRAMS = ("tests/bench", "tests/browser", "tests/doctor", "tests/integration")
+# Of what other packages' versions can break, the half that mostly waits; and what they
+# can't: rules without libraries, the tests' own tools, files. The programs left out
+# take longest and say little more of them.
+PART = (
+    *("tests/integration/test_modes.py", "tests/brokers", "tests/presence"),
+    "tests/transports",
+)
+NOT_PART = (
+    *("tests/protocol", "tests/support_tests", "tests/test_app_yaml.py"),
+    *("tests/test_architecture.py", "tests/test_readme.py"),
+)
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Run both suites, also when the first fails; return the exit status."""
+    server_alone = "--server" in arguments
+    in_part = "--part" in arguments
+    arguments = [a for a in arguments if a not in ("--server", "--part")]
     with tempfile.TemporaryDirectory() as directory:
         client = Path(directory, "vitest.json")
         started = time.monotonic()
-        python_status, servers = run_pytest(Path(directory), sys.argv[1:])
+        python_status, servers = run_pytest(Path(directory), arguments, in_part=in_part)
         between = time.monotonic()
+        node_status = 0
         npm = ["sh", "scripts/npm.sh", "test", "--silent", "--"]
         reporters = ["--reporter=default", "--reporter=json"]
-        (node_status,) = run([*npm, *reporters, f"--outputFile.json={client}"])
+        if not server_alone:
+            (node_status,) = run([*npm, *reporters, f"--outputFile.json={client}"])
         ended = time.monotonic()
 
         python_counts, node_counts = count_pytest(servers), count_vitest(client)
@@ -45,14 +63,17 @@ def main() -> int:
         node_status = node_status or 1
     print()
     report("server (pytest)", python_counts, python_status, between - started)
-    report("client (vitest)", node_counts, node_status, ended - between)
+    if not server_alone:
+        report("client (vitest)", node_counts, node_status, ended - between)
     # Last of all: a log that is cut keeps its end.
     for name in failed:
         print(f"failed: {name}")
     return python_status or node_status
 
 
-def run_pytest(directory: Path, arguments: list[str]) -> tuple[int, list[Path]]:
+def run_pytest(
+    directory: Path, arguments: list[str], *, in_part: bool
+) -> tuple[int, list[Path]]:
     """Run the server's tests; return the exit status, and where the reports are.
 
     What the second half prints comes when the first has ended.
@@ -60,8 +81,12 @@ def run_pytest(directory: Path, arguments: list[str]) -> tuple[int, list[Path]]:
     if arguments:
         halves = [arguments]
     else:
-        ignored = [f"--ignore={folder}" for folder in PROGRAMS]
-        halves = [[*PROGRAMS], ["tests", *ignored, "-p", "no:cacheprovider"]]
+        ignored = [*PROGRAMS, *((*PART, *NOT_PART) if in_part else ())]
+        others = [f"--ignore={path}" for path in ignored]
+        halves = [
+            [*(PART if in_part else PROGRAMS)],
+            ["tests", *others, "-p", "no:cacheprovider"],
+        ]
     reports = [Path(directory, f"pytest-{n}.xml") for n in range(len(halves))]
     statuses = run(
         *(
@@ -174,4 +199,4 @@ def in_ci() -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

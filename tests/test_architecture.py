@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import ROOT
+from tests.support.waiting import DEADLINE
 
 # By contract: who imports what it must not.
 VIOLATIONS = {
@@ -169,7 +170,7 @@ def lint(package: Path, *contracts: str) -> tuple[int, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=DEADLINE,
     )
     return result.returncode, result.stdout + result.stderr
 

@@ -216,9 +216,9 @@ def test_an_application_without_flask_login_has_visitors_alone(
 def test_the_rooms_own_snapshot_is_for_the_user() -> None:
     site = Site()
     door = auth(site)
-    assert door.state("chat:42", site.environ("1")) == (False, None)
+    assert door.state("chat:42", site.environ("1")) is None
     site.chat.snapshot(lambda user, room_id: [user.id, room_id])
-    assert door.state("chat:42", site.environ("2")) == (True, ["2", 42])
+    assert door.state("chat:42", site.environ("2")) == '["2",42]'
 
 
 def test_a_snapshot_that_raises_is_logged_with_its_name(
@@ -291,12 +291,62 @@ def test_the_identity_hook_is_asked_where_the_rule_was_and_after_it() -> None:
     assert len(asked) == 4
 
 
-@pytest.mark.parametrize("told", [None, "Ada", ["Ada"], {"at": b"x"}])
-def test_an_identity_that_is_no_dict_of_json_is_a_failure(
-    told: Any, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("told", "info"),
+    [
+        (None, ""),
+        ("Ada", ""),
+        (["Ada"], ""),
+        ({"at": b"x"}, ""),
+        ({"at": b"x", "name": "Ada"}, '{"name":"Ada"}'),
+        ({"name": "\ud83d", "n": 2**53, "f": float("inf")}, ""),
+    ],
+    ids=repr,
+)
+def test_an_identity_that_can_not_be_sent_keeps_nobody_out(
+    told: Any, info: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bug: a user whose name ends with half an emoji could join no room any more."""
+    site = Site()
+    site.chat.rule = lambda user, room_id: True
+    hook = identified(site, lambda user: told)
+    for _ in range(2):
+        assert hook.admit("chat:42", site.environ("1")) == Visitor("1", info)
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+    assert "identity" in caplog.text
+    assert "Ada" not in caplog.text
+
+
+def test_an_identity_hook_that_raises_keeps_nobody_out(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     site = Site()
     site.chat.rule = lambda user, room_id: True
-    with caplog.at_level(logging.ERROR), pytest.raises(Unavailable):
-        identified(site, lambda user: told).admit("chat:42", site.environ("1"))
-    assert "identity" in caplog.text
+
+    def hook(user: Any) -> Any:
+        raise LookupError("a bug")
+
+    found = identified(site, hook).admit("chat:42", site.environ("1"))
+    assert found == Visitor("1")
+    assert "a bug" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("state", "sent"),
+    [
+        ({"topic": "x", "ratio": float("nan")}, '{"topic":"x"}'),
+        ({"users": [{"name": "\udc00"}]}, "{}"),
+        ([1, float("inf")], None),
+    ],
+    ids=repr,
+)
+def test_what_a_snapshot_returns_is_sent_without_what_can_not_be(
+    state: Any, sent: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bug: one such value, and nobody could join the room."""
+    site = Site()
+    site.chat.snapshot(lambda user, room_id: state)
+    door = auth(site)
+    for _ in range(2):
+        assert door.state("chat:42", site.environ("1")) == sent
+    assert [r.levelname for r in caplog.records] == ["ERROR"]

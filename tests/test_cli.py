@@ -25,6 +25,7 @@ from tests.support.brokers import new_prefix
 from tests.support.raw import Raw
 from tests.support.redis import redis_server, redis_url, until
 from tests.support.servers import MODES, ROOT, Program, running, unused_port
+from tests.support.waiting import DEADLINE
 
 APP = "tests.support.doctor_app:app"
 # Of a machine on which nothing is decided.
@@ -64,7 +65,7 @@ def flask(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         encoding="utf-8",
         check=False,
-        timeout=60,
+        timeout=DEADLINE,
     )
 
 

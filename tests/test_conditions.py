@@ -37,6 +37,13 @@ class Level(enum.IntEnum):
     HIGH = 2
 
 
+class Size(enum.Enum):
+    """Not of numbers, but with them."""
+
+    SMALL = 1
+    LARGE = 2
+
+
 ONE, TWO = uuid.UUID(int=0xABCDEF), uuid.UUID(int=0xFEDCBA)
 
 
@@ -160,6 +167,9 @@ CASES: dict[str, Case] = {
         "x:<int:v>",
         {Level.LOW: "x:1", Level.HIGH: "x:2"},
         ("x:3",),
+    ),
+    "an Enum with numbers": Case(
+        sa.Enum(Size, name="size"), "x:<int:v>", {Size.SMALL: "x:1", Size.LARGE: "x:2"}
     ),
     "an Enum by a converter of the application's": Case(
         sa.Enum(Color, name="named"),
@@ -434,6 +444,31 @@ def test_a_name_is_that_of_the_values_that_are_read_from_it(world: World) -> Non
     screen.check()
 
 
+def test_knows_rows_apart_that_a_collation_of_the_database_takes_for_the_same(
+    schema_url: str,
+) -> None:
+    with closing(World(schema_url)) as world:
+        with world.engine.begin() as connection:
+            connection.exec_driver_sql(
+                "CREATE COLLATION folding (provider = icu, locale = 'und-u-ks-level1', "
+                "deterministic = false)"
+            )
+        model = thing(world, Case(sa.String(50, collation="folding"), "x:<v>", {}))
+        screens = world.screens("x:foo", "x:Foo", "x:fóo", "x:FOO")
+        _spellings(world, model, "foo", "Foo", "fóo")
+        check(screens)
+        assert [[*screen.kinds.get("thing", {})] for screen in screens] == [
+            [1],
+            [2],
+            [3],
+            [],
+        ]
+        with world.Session() as session:
+            session.execute(sa.update(model).where(model.v == "foo").values(n=5))
+            session.commit()
+        check(screens)
+
+
 def _spellings(world: World, model: Any, *texts: str) -> None:
     with world.Session() as session:
         session.add_all(model(v=text) for text in texts)
@@ -486,7 +521,7 @@ def _index_is_used(world: World, table: str, run: Callable[[], Any]) -> bool:
         return any("USING INDEX by_v" in str(row) for row in plan)
 
 
-@pytest.mark.parametrize(
+INDEXED = pytest.mark.parametrize(
     "name",
     [
         "an Enum, native where there is such a type",
@@ -502,6 +537,9 @@ def _index_is_used(world: World, table: str, run: Callable[[], Any]) -> bool:
         "a UUID of a type of the application's",
     ],
 )
+
+
+@INDEXED
 def test_lets_an_index_find_the_rows(world: World, name: str) -> None:
     case = CASES[name]
     model = thing(world, case)
@@ -509,3 +547,25 @@ def test_lets_an_index_find_the_rows(world: World, name: str) -> None:
         connection.execute(sa.schema.CreateIndex(sa.Index("by_v", model.__table__.c.v)))
     room = next(n for n in case.rooms.values() if n)
     assert _index_is_used(world, "thing", lambda: snapshot(world.livepush, room))
+
+
+@INDEXED
+def test_lets_an_index_of_postgresql_find_the_rows(schema_url: str, name: str) -> None:
+    case = CASES[name]
+    with closing(World(schema_url)) as world:
+        model = thing(world, case)
+        plans: list[str] = []
+        with world.engine.begin() as connection:
+            index = sa.Index("by_v", model.__table__.c.v)
+            connection.execute(sa.schema.CreateIndex(index))
+
+        @sa.event.listens_for(world.engine, "before_cursor_execute")
+        def explain(connection: Any, _: Any, text: str, given: Any, *more: Any) -> None:
+            if "FROM thing" in text.replace("\n", ""):
+                cursor = connection.connection.dbapi_connection.cursor()
+                cursor.execute("SET LOCAL enable_seqscan = off")
+                cursor.execute(f"EXPLAIN {text}", given)
+                plans.extend(row[0] for row in cursor.fetchall())
+
+        snapshot(world.livepush, next(n for n in case.rooms.values() if n))
+        assert any("Index Cond" in line for line in plans), plans

@@ -79,3 +79,31 @@ def test_a_snapshot_has_the_rows_of_the_rooms_kinds_alone() -> None:
     shown = json.loads(door.rows("chat:1"))
     assert shown["message"]["rows"] == [{"id": 1}]
     assert door.rows("desk:1") == door.rows("nowhere") == "{}"
+
+
+def test_a_snapshot_is_no_larger_than_a_connection_takes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Bug: one row of 17 MB, and every page of the room was disconnected for ever."""
+    app = Flask("app")
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+    db = SQLAlchemy(app)
+    livepush = LivePush(app)
+    lobby = livepush.room("lobby")(lambda user: True)
+
+    @livepush.track(rooms=lobby, fields=("id", "body"))
+    class Message(db.Model):  # type: ignore[name-defined,misc]
+        id: Mapped[int] = mapped_column(primary_key=True)
+        body: Mapped[str]
+
+    auth = Auth(app, livepush._rooms, allow_anonymous=False)
+    door = Door(app, livepush._rooms, auth, models=lambda: livepush._models)
+    with app.app_context():
+        db.create_all()
+        db.session.add_all([Message(body="secret" * 3_000_000), Message(body="b")])
+        db.session.commit()
+        for _ in range(2):
+            rows = json.loads(door.rows("lobby"))["message"]["rows"]
+            assert rows == [{"id": 1}, {"id": 2, "body": "b"}]
+    assert caplog.text.count("LIVEPUSH_SEND_BUFFER_BYTES") == 1
+    assert "secret" not in caplog.text

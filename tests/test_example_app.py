@@ -24,7 +24,7 @@ from tests.support.gunicorns import WORKERS
 from tests.support.raw import Raw
 from tests.support.redis import redis_server
 from tests.support.servers import MODES, ROOT, Mode, Program
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 
 def run_until_it_ends(*args: str | int, **env: str) -> tuple[int, str]:
@@ -36,7 +36,7 @@ def run_until_it_ends(*args: str | int, **env: str) -> tuple[int, str]:
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         cwd=ROOT,
-        timeout=60,
+        timeout=DEADLINE,
         check=False,
         env=env,
     )
@@ -82,11 +82,36 @@ def test_ends_when_it_is_told_to_twice_at_once(program: Program) -> None:
     assert program.returncode in (0, -signal.SIGTERM)
 
 
+def test_ends_also_where_its_exit_is_kept() -> None:
+    """Bug: with gevent a SIGTERM came in a request, whose bare except kept it."""
+    source = (
+        "import signal, time\n"
+        "from example_app.__main__ import _end\n"
+        "signal.signal(signal.SIGTERM, _end)\n"
+        "ready = False\n"
+        "while True:\n"
+        "    try:\n"
+        "        ready = ready or not print('ready')\n"
+        "        time.sleep(0.01)\n"
+        "    except BaseException:\n"
+        "        print('kept')\n"
+    )
+    program = Program([sys.executable, "-c", source], name="keeper")
+    try:
+        program.wait_for("ready")
+        program.send(signal.SIGTERM)
+        program.wait_for("kept")
+        until(lambda: not program.alive)
+        assert program.returncode == 0
+    finally:
+        program.stop(patience=1)
+
+
 def wait_until_it_answers(program: Program, url: str) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + DEADLINE
     while True:
         try:
-            with urlopen(f"{url}/login", timeout=10) as answer:
+            with urlopen(f"{url}/login", timeout=DEADLINE) as answer:
                 assert answer.status == 200
                 return
         except OSError:
@@ -260,9 +285,9 @@ def test_gunicorn_serves_it_and_lets_it_leave(worker: str, tmp_path: Path) -> No
     try:
         url = program.wait_for(r"http://127\.0\.0\.1:\d+")[0]
         program.wait_for("Booting worker")
-        with urlopen(f"{url}/livepush/ready", timeout=20) as answer:
+        with urlopen(f"{url}/livepush/ready", timeout=DEADLINE) as answer:
             assert json.load(answer) == {"status": "ready", "broker": "none"}
-        with urlopen(f"{url}/static/chat.js", timeout=20) as answer:
+        with urlopen(f"{url}/static/chat.js", timeout=DEADLINE) as answer:
             file = ROOT / "example_app" / "static" / "chat.js"
             assert answer.read() == file.read_bytes()
     finally:

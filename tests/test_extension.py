@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, current_app
+from flask_sqlalchemy import SQLAlchemy
+from werkzeug.test import EnvironBuilder
 
 from flask_livepush import ConfigError, EncodingError, LivePush, UsageError
 from flask_livepush.protocol.publication import Position
-from tests.support.connections import Site, User
+from tests.support.connections import Site, User, connected
+from tests.support.waiting import until
 
 
 def history(livepush: LivePush, app: Flask, room: str) -> list[tuple[str, str]]:
     """Return what was published in a room: events and data."""
     state = livepush._state_of(app)
+    until(state.outgoing.finish)
     epoch = state.broker.position(room).epoch
     found = state.broker.history(room, Position(epoch, 0)).publications
     assert found is not None
@@ -189,6 +196,80 @@ def test_refuses_two_rules_for_one_pattern() -> None:
         livepush.room("lobby")(lambda user: False)
     with pytest.raises(ConfigError, match="has a rule already"):
         livepush.room("user:<path:name>")(lambda user, name: True)
+
+
+@pytest.mark.parametrize("database", ["none", "before", "after", "one each"])
+def test_holds_no_application_of_a_factory(database: str, tmp_path: Path) -> None:
+    """Bug: 25 of 25 applications stayed in memory, each with its database's engine."""
+    livepush = LivePush()
+    livepush.room("chat:<int:room_id>")(lambda user, room_id: True)
+    shared = SQLAlchemy()
+    livepush.socketio.on("hello")(lambda data: data)
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+
+    class Message(shared.Model):  # type: ignore[name-defined, misc]
+        id = shared.Column(shared.Integer, primary_key=True)
+        room_id = shared.Column(shared.Integer)
+
+    if database in ("before", "after"):
+        livepush.track(rooms=livepush._rooms.of_pattern("chat:<int:room_id>"),
+                       fields=("id",))(Message)  # fmt: skip
+
+    def create_app() -> Flask:
+        app = Flask("made")
+        app.config.update(SECRET_KEY="secret", SQLALCHEMY_DATABASE_URI=url)
+        db = SQLAlchemy() if database == "one each" else shared
+        extensions = [livepush] if database == "none" else [db, livepush]
+        for extension in extensions[:: -1 if database == "after" else 1]:
+            extension.init_app(app)
+        page = livepush.page("chat:<int:room_id>")(lambda room_id: "page")
+        app.get("/<int:room_id>")(page)
+        return app
+
+    made = []
+    for _ in range(25):
+        app = create_app()
+        made.append(weakref.ref(app))
+        with app.app_context():
+            assert livepush.emit("chat:1", "hello").position.offset == 1
+            assert "hello" in livepush.socketio.server.handlers["/"]
+            if database in ("before", "after"):
+                shared.create_all()
+                shared.session.add(Message(room_id=1))
+                shared.session.commit()
+                assert livepush.position("chat:1").offset == 2
+        assert app.test_client().get("/1").text == "page"
+    gc.collect()
+    assert [ref() for ref in made if ref() is not None] == [app]
+    assert livepush.emit("chat:1", "hello").outcome == "stored"
+    del app
+    gc.collect()
+    assert made[-1]() is None
+    with pytest.raises(UsageError, match="keep the application"):
+        livepush.emit("chat:1", "hello")
+
+
+def test_handlers_declared_before_applications_hold_for_each() -> None:
+    """Bug: those of the second asked the first's server, which knew nobody of them."""
+    livepush = LivePush()
+    livepush.socketio.on("hello")(lambda data: [data, current_app.name])
+    for name in ("one", "two"):
+        app = Flask(name)
+        app.config.update(SECRET_KEY="secret", LIVEPUSH_ALLOW_ANONYMOUS=True)
+        livepush.init_app(app)
+        with app.app_context():
+            server = livepush.socketio.server
+        environ = EnvironBuilder(path="/socket.io/?EIO=4").get_environ()
+        connection = connected(server, {**environ, "flask.app": app})
+        connection.connect()
+        assert connection.call("hello", 5) == [5, name]
+
+
+def test_holds_the_application_it_is_made_with() -> None:
+    livepush = LivePush(Flask("app"))
+    livepush.room("lobby")(lambda user: True)
+    gc.collect()
+    assert livepush.emit("lobby", "hello").outcome == "stored"
 
 
 def test_an_adopted_socketio_serves_one_application() -> None:

@@ -60,13 +60,13 @@ def test_remembers_so_many_places_at_most() -> None:
 def test_takes_notes_of_several_threads() -> None:
     """Bug: the dict of places changed while its oldest was looked for."""
     failures = Failures()
-    raised: list[Exception] = []
+    raised: list[RuntimeError] = []
 
     def note(of: int) -> None:
         try:
             for place in range(3_000):
                 failures.note((of, place), FAILURE, level=logging.DEBUG)
-        except Exception as error:
+        except RuntimeError as error:
             raised.append(error)
 
     threads = [threading.Thread(target=note, args=(i,)) for i in range(4)]

@@ -22,7 +22,6 @@ from flask_livepush.metrics import OFF, TABLE, Meters
 from flask_livepush.protocol.batch import Batch
 from flask_livepush.protocol.publication import Draft, Position
 from tests.support.brokers import (
-    DEADLINE,
     Clock,
     Recorder,
     in_front_of,
@@ -32,6 +31,7 @@ from tests.support.brokers import (
 from tests.support.connections import Connection, Site
 from tests.support.figures import Read, figure, meters
 from tests.support.redis import redis_server, until
+from tests.support.waiting import DEADLINE
 from tests.support.waiting import until as until_true
 
 TOKEN = "sixteen-or-more-letters"

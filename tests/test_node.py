@@ -28,8 +28,9 @@ from flask_livepush.errors import (
 )
 from flask_livepush.protocol.messages import Subscribe, Unsubscribe, Whisper
 from flask_livepush.protocol.publication import Position
-from tests.support.brokers import DEADLINE, spawn
+from tests.support.brokers import spawn
 from tests.support.scripted import Client, World
+from tests.support.waiting import DEADLINE
 
 # What a join passes, at most; the last one is after it.
 POINTS = (

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask import Flask, render_template_string
+from flask import Flask, render_template_string, request
 from flask.signals import request_started
 from flask.testing import FlaskClient
+from flask_login import LoginManager, UserMixin, login_user
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import Mapped, mapped_column
 
-from flask_livepush import BrokerUnavailable, LivePush, UsageError
+from flask_livepush import (
+    BrokerUnavailable,
+    ConfigError,
+    LivePush,
+    UsageError,
+    signals,
+)
+from tests.support.following import outgoing_of
 
 ELEMENT = re.compile(
     r'<script type="application/json" data-livepush-room>(.*?)</script>', re.DOTALL
@@ -55,7 +63,7 @@ class Site:
             )
 
         @self.app.get("/names/<name>")
-        @livepush.page(livepush.user)
+        @livepush.page(self.chat)
         def wrong(name: str) -> str:
             raise AssertionError
 
@@ -131,17 +139,32 @@ def test_the_page_of_an_old_transaction_has_no_position() -> None:
 def test_a_page_is_shown_when_the_broker_is_away(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Bug: a view that asked for a position answered 500; each request was logged."""
     site = Site()
 
     def away(room: str) -> None:
         raise BrokerUnavailable("away")
 
-    pages = site.app.jinja_env.globals["livepush_room"].__self__
-    monkeypatch.setattr(pages, "_position", away)
-    with caplog.at_level(logging.ERROR):
-        count, place = site.page()
-    assert (count, place["epoch"]) == ("0", None)
+    failures: list[str] = []
+
+    def receive(sender: Any, *, reason: str, **_: Any) -> None:
+        failures.append(reason)
+
+    with monkeypatch.context() as patch, signals.failed.connected_to(receive):
+        patch.setattr(outgoing_of(site.livepush), "position", away)
+        for _ in range(3):
+            count, place = site.page()
+            assert (count, place["epoch"]) == ("0", None)
+            assert site.livepush.position("chat:42") is None
+    # Two rooms and a verb, three times: once an outage, not once a request.
+    assert len(failures) == 9
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
     assert "away" in caplog.text
+    assert site.page()[1]["epoch"] is not None
+    caplog.clear()
+    monkeypatch.setattr(outgoing_of(site.livepush), "position", away)
+    site.page()
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
 
 
 def test_the_element_works_in_the_page_of_that_room_alone() -> None:
@@ -162,7 +185,7 @@ def test_the_element_works_in_the_page_of_that_room_alone() -> None:
 
 def test_says_when_a_views_url_lacks_the_rooms_variable() -> None:
     site = Site(TESTING=True)
-    with pytest.raises(UsageError, match=r"'wrong': its URL has no 'user_id'; name"):
+    with pytest.raises(UsageError, match=r"'wrong': its URL has no 'room_id'; name"):
         site.client().get("/names/x")
 
 
@@ -186,6 +209,226 @@ def test_leaves_a_url_that_names_no_room_to_the_view() -> None:
 
     assert site.client().get(f"/any/{10**30}").status_code == 404
     assert site.client().get("/any/7").status_code == 404
+
+
+class Members:
+    """An application whose users have pages of their own rooms.
+
+    Args:
+        rooms: What its page is declared with; without: the visitor's own room.
+    """
+
+    def __init__(self, *rooms: Any, **config: Any) -> None:
+        self.app = Flask("members")
+        self.app.config.update(SECRET_KEY="secret", TESTING=True, **config)
+        self.manager = LoginManager(self.app)
+        self.livepush = LivePush(self.app)
+        self.chat = self.livepush.room("chat:<int:room_id>")(lambda user, room_id: True)
+        self.loaded: list[str] = []
+        #: Users by what the session says of them.
+        self.ids: dict[str, str] = {}
+        self.manager.user_loader(self.load)
+
+        @self.app.get("/login/<name>")
+        def login(name: str) -> str:
+            login_user(self.user(name), remember="remember" in request.args)
+            return ""
+
+        @self.app.get("/")
+        @self.livepush.page(*rooms or [self.livepush.user])
+        def home() -> str:
+            self.loaded_before_view = list(self.loaded)
+            return render_template_string("{{ livepush_room() }}")
+
+        @self.app.get("/<int:room_id>/<name>")
+        @self.livepush.page(*rooms or [self.livepush.user])
+        def named(room_id: int, name: str) -> str:
+            return render_template_string("{{ livepush_room(name) }}", name=name)
+
+    def user(self, name: str) -> Any:
+        user = UserMixin()
+        user.id = name
+        return user
+
+    def load(self, name: str) -> Any:
+        self.loaded.append(name)
+        return None if name == "gone" else self.user(self.ids.get(name, name))
+
+    def client(self, name: str | None = None, query: str = "") -> FlaskClient:
+        client = self.app.test_client()
+        if name is not None:
+            client.get(f"/login/{name}{query}")
+        return client
+
+    def places(self, client: FlaskClient, path: str = "/") -> dict[str, Any]:
+        """Return the offsets that a page gives its rooms."""
+        found = [json.loads(t) for t in ELEMENT.findall(client.get(path).text)]
+        return {place["room"]: place["offset"] for place in found}
+
+    def notify(self, *names: str) -> None:
+        with self.app.app_context():
+            for name in names:
+                self.livepush.notify(name, "hello")
+
+
+def test_a_page_starts_from_the_position_of_the_visitors_own_room() -> None:
+    site = Members()
+    site.notify("ada", "ada", "bob")
+    assert site.places(site.client("ada")) == {"user:ada": 2}
+    assert site.loaded_before_view == []
+    assert site.places(site.client("bob")) == {"user:bob": 1}
+    assert site.places(site.client()) == {}
+
+
+def test_finds_the_visitor_whom_a_cookie_remembers() -> None:
+    site = Members()
+    site.notify("ada")
+    client = site.client("ada", "?remember")
+    client.delete_cookie("session")
+    assert site.places(client) == {"user:ada": 1}
+    client.delete_cookie("session")
+    client.set_cookie("remember_token", "ada|forged")
+    assert site.places(client) == {}
+
+
+def test_gives_no_position_where_the_visitor_is_not_known_before_a_query() -> None:
+    site = Members()
+    site.notify("ada", "eve")
+
+    @site.manager.request_loader
+    def load(request: Any) -> Any:
+        return site.user("ada") if request.args.get("token") else None
+
+    assert site.places(site.client(), "/?token=x") == {"user:ada": None}
+    # The session says eve, who is ada under another id by now.
+    site.ids["eve"] = "ada"
+    assert site.places(site.client("eve")) == {"user:ada": None}
+    assert site.places(site.client("eve"), "/7/user:ada") == {"user:ada": None}
+    assert site.places(site.client("gone")) == {}
+    site.manager.id_attribute = "get_other_id"
+    assert site.places(site.client(), "/?token=x") == {"user:ada": None}
+
+
+def test_a_page_without_flask_login_has_no_own_room() -> None:
+    app = Flask("app")
+    livepush = LivePush(app)
+
+    @app.get("/")
+    @livepush.page(livepush.user)
+    def home() -> str:
+        return render_template_string("[{{ livepush_room() }}]")
+
+    assert app.test_client().get("/").text == "[]"
+
+
+def test_an_own_room_is_no_other_users() -> None:
+    site = Members()
+    with pytest.raises(UsageError, match="user:bob"):
+        site.client("ada").get("/7/user:bob")
+
+
+def test_a_room_whose_variable_the_url_has_is_that_one() -> None:
+    site = Members()
+    site.notify("bob")
+
+    @site.app.get("/users/<user_id>")
+    @site.livepush.page(site.livepush.user)
+    def of(user_id: str) -> str:
+        return render_template_string("{{ livepush_room() }}")
+
+    assert site.places(site.client("ada"), "/users/bob") == {"user:bob": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (lambda: "chat:1", {"chat:1": 1}),
+        (lambda: ["chat:1", "chat:2", "chat:1"], {"chat:1": 1, "chat:2": 0}),
+        (lambda: (f"chat:{n}" for n in (1, 2)), {"chat:1": 1, "chat:2": 0}),
+        (lambda: None, {}),
+        (lambda: (), {}),
+        (lambda: ["chat:1", "nobody's"], {"chat:1": 1}),
+        (lambda **given: f"chat:{len(given) + 1}", {"chat:1": 1}),
+    ],
+)
+def test_a_page_has_the_rooms_that_a_callable_names(
+    names: Callable[..., Any], expected: dict[str, int]
+) -> None:
+    site = Members(names)
+    site.livepush.emit("chat:1", "hello")
+    assert site.places(site.client()) == expected
+
+
+def test_a_callable_is_given_what_it_takes_of_the_url() -> None:
+    site = Members(lambda room_id: f"chat:{room_id}")
+    site.livepush.emit("chat:7", "hello")
+    assert site.places(site.client(), "/7/chat:7") == {"chat:7": 1}
+    # It may be a room that nobody could name before.
+    assert site.places(site.client(), "/7/chat:8") == {"chat:8": None}
+
+
+@pytest.mark.parametrize("names", [lambda: 1 / 0, lambda: 5, lambda x: x, lambda: [5]])
+def test_a_callable_that_fails_costs_the_position_alone(
+    names: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Members(names)
+    for _ in range(2):
+        assert site.places(site.client()) == {}
+        assert site.places(site.client(), "/7/chat:8") == {"chat:8": None}
+    assert [r.levelname for r in caplog.records] == ["ERROR"] * 2  # one a view
+
+
+def test_several_rooms_in_one_decorator() -> None:
+    site = Members()
+
+    @site.app.get("/both/<int:room_id>")
+    @site.livepush.page(site.livepush.user, "chat:<int:room_id>", lambda: "chat:9")
+    def both(room_id: int) -> str:
+        return render_template_string("{{ livepush_room() }}")
+
+    site.notify("ada")
+    found = site.places(site.client("ada"), "/both/5")
+    assert found == {"user:ada": 1, "chat:5": 0, "chat:9": 0}
+
+
+def test_a_callable_that_queries_leaves_the_page_without_positions() -> None:
+    site = Site()
+
+    def names() -> str:
+        site.db.session.query(site.message).all()
+        return "chat:1"
+
+    @site.app.get("/")
+    @site.livepush.page("lobby", names)
+    def home() -> str:
+        return render_template_string("{{ livepush_room() }}")
+
+    text = site.client().get("/").text
+    places = [json.loads(t) for t in ELEMENT.findall(text)]
+    assert [(p["room"], p["epoch"]) for p in places] == [
+        ("lobby", None),
+        ("chat:1", None),
+    ]
+
+
+@pytest.mark.parametrize("rooms", [(), (5,), (None,), (Site,), ("lobby", 5)])
+def test_refuses_what_is_no_room(rooms: Any) -> None:
+    livepush = LivePush(Flask("app"))
+    with pytest.raises(ConfigError, match=r"@livepush\.page\('chat"):
+        livepush.page(*rooms)
+
+
+def test_says_so_when_it_is_used_without_a_room() -> None:
+    app = Flask("app")
+    app.testing = True
+    livepush = LivePush(app)
+
+    def show(room_id: int) -> str:
+        return ""
+
+    app.add_url_rule("/<int:room_id>", "show", livepush.page(show))
+    with pytest.raises(UsageError, match="without saying which room"):
+        app.test_client().get("/7")
 
 
 def test_the_script_may_be_cached_for_a_year_at_its_own_address() -> None:

@@ -93,6 +93,9 @@ export interface Room {
   /**
    * The rows of one kind, kept in step with the database. One store per kind: options
    * count the first time.
+   *
+   * A row lacks a field whose value the server can't send (NaN, half an emoji, an integer
+   * beyond ±(2^53-1) …): declare those optional in R that a visitor may fill with such.
    */
   store<R extends object = Record<string, any>>(kind: string, options?: StoreOptions<R>): Store<R>;
   /**

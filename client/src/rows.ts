@@ -84,9 +84,10 @@ export class Rows<R extends object> {
     return true;
   }
 
-  /** The rows in order, after the limit took away what it must. */
-  sorted(): readonly R[] {
-    const rows = Array.from(this.kept.values(), ({ row }) => row).sort(this.order.compare);
+  /** The rows in order, after the limit took away what it must; or the same by their keys. */
+  sorted(byKey = false): readonly R[] {
+    const { compare } = byKey ? orderBy<R>(undefined, this.key) : this.order;
+    const rows = Array.from(this.kept.values(), ({ row }) => row).sort(compare);
     const surplus = rows.length - (this.options.limit ?? Infinity);
     if (surplus <= 0) return rows;
     this.partial = true;

@@ -113,16 +113,22 @@ export class KindStore<R extends object> implements Store<R> {
     if (!this.changed) return false;
     this.changed = false;
     this.index = null;
-    try {
-      this.shown.assign(this.rows.sorted());
-    } catch (error) {
-      this.room.report(error); // the application's comparison
-    }
+    this.shown.assign(this.sorted());
     return true;
   }
 
   notify(): void {
     this.shown.notify();
+  }
+
+  private sorted(): readonly R[] {
+    try {
+      return this.rows.sorted();
+    } catch (error) {
+      // The application's comparison, of a row that lacks a field maybe; all are shown.
+      this.room.report(error);
+      return this.rows.sorted(true);
+    }
   }
 
   private put(row: R): void {

@@ -200,7 +200,8 @@ test("rows given late count only if nothing came after the page", () => {
   expect(setting.next().message).toEqual({ v: 1, room: "chat:1" });
 });
 
-test("a comparison that throws is reported, and the last order stays", () => {
+// Bug: a row without the field that it compares, and the store stood still for ever.
+test("a comparison that throws is reported, and the rows stand by their keys", () => {
   const setting = new Setting();
   const room = setting.live.room("chat:1", { since: null });
   const sort = () => {
@@ -210,7 +211,7 @@ test("a comparison that throws is reported, and the last order stays", () => {
   setting.start(room);
   setting.publish("message.created", { id: 1 }, 6);
   setting.publish("message.created", { id: 2 }, 7);
-  expect(store.getSnapshot()).toEqual([{ id: 1 }]);
+  expect(store.getSnapshot()).toEqual([{ id: 1 }, { id: 2 }]);
   expect(setting.surroundings.reported.map(String)).toEqual(["Error: in a comparison"]);
   expect(room.state).toBe("live");
 });

@@ -17,6 +17,7 @@ import presences from "../../tests/vectors/presence.json" with { type: "json" };
 import rooms from "../../tests/vectors/client_room.json" with { type: "json" };
 import rowRules from "../../tests/vectors/client_rows.json" with { type: "json" };
 import sequences from "../../tests/vectors/client_sequence.json" with { type: "json" };
+import leftOut from "../../tests/vectors/left_out.json?raw";
 import { FakeMemory, FakePage } from "./fake_surroundings.js";
 import { Setting, snapshot, type Row } from "./setting.js";
 
@@ -63,6 +64,25 @@ interface RowRule {
   rows: object[];
   partial_after?: boolean;
 }
+
+interface LeftOut {
+  about: string;
+  sent: object;
+}
+
+test.each(JSON.parse(leftOut) as LeftOut[])("left_out: $about", ({ sent }) => {
+  const before = { id: 1, a: "before", b: "before" };
+  for (const verb of ["created", "updated"] as const) {
+    const rows = new Rows<object>();
+    rows.replace([before], "id", false);
+    expect(rows.apply(verb, sent)).toBe(true);
+    expect(rows.sorted()).toEqual([sent]);
+    expect(Object.keys(rows.sorted()[0] as object)).toEqual(Object.keys(sent));
+  }
+  const rows = new Rows<object>({ sort: "a" });
+  rows.replace([{ id: 2, a: "after" }, sent], "id", false);
+  expect(rows.sorted()[0]).toEqual("a" in sent ? { id: 2, a: "after" } : sent);
+});
 
 test.each(rowRules as unknown as RowRule[])("client_rows: $name", (rule) => {
   const { key = "id", partial = false, rows_before = [], steps, partial_after } = rule;

@@ -95,6 +95,8 @@ class MemoryBroker(Broker):
         """Accept drafts; one attempt is enough in one process, and never fails."""
         check_sizes(drafts, self.max_bytes)
         with self._guarded():
+            if room in self._wanted:
+                self._begin_listening()  # which may have been killed
             history = self._room(room)
             now, stale = self._now(), history.stale
             publications = history.append(drafts, now)
@@ -138,14 +140,18 @@ class MemoryBroker(Broker):
     def subscribe(self, room: str) -> None:
         with self._guarded():
             self._room(room)
-            begin, self._listening = not self._listening, True
-            if begin:
-                try:
-                    self._spawn(self._listen)
-                except BaseException:
-                    self._listening = False
-                    raise
+            self._begin_listening()
             self._wanted.add(room)
+
+    def _begin_listening(self) -> None:
+        """Begin the listener where there is none; the lock is held."""
+        begin, self._listening = not self._listening, True
+        if begin:
+            try:
+                self._spawn(self._listen)
+            except BaseException:
+                self._listening = False
+                raise
 
     def confirm(self, room: str) -> None:
         """Return at once: wanting a room is enough in one process."""
@@ -197,6 +203,23 @@ class MemoryBroker(Broker):
         self._sweep_above = 2 * max(_MAX_IDLE_ROOMS, len(self._rooms))
 
     def _listen(self) -> None:
+        at = [""]
+        try:
+            self._deliver_all(at)
+        except BaseException:
+            # The greenlet is killed; what it was about may not have been delivered.
+            with self._changed:
+                self._listening = False
+                if at[0] in self._wanted:
+                    self._holes.add(at[0])
+            raise
+
+    def _deliver_all(self, at: list[str]) -> None:
+        """Deliver what there is until closed.
+
+        Args:
+            at: Gets the room of the moment.
+        """
         listener = self._listener
         assert listener is not None
         while True:
@@ -207,6 +230,7 @@ class MemoryBroker(Broker):
                     return
                 batch = self._queue.popleft() if self._queue else None
                 hole = self._holes.pop() if batch is None else None
+                at[0] = batch[0] if batch is not None else hole or ""
             try:
                 if batch is not None:
                     room, text, publications, published = batch

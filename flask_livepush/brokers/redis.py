@@ -35,14 +35,15 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from ..errors import BrokerError, BrokerUnavailable
+from ..errors import BrokerError, BrokerUnavailable, PublicationTooLarge
 from ..metrics import OFF, Metrics
 from ..protocol.publication import (
     ONCE,
     Attempt,
     Draft,
+    Parcel,
     Position,
     Publication,
     check_sizes,
@@ -161,6 +162,19 @@ class RedisBroker(Broker):
     ) -> Position:
         check_sizes(drafts, self.max_bytes)
         return self._rooms.publish(room, drafts, attempt)
+
+    def publish_all(
+        self, parcels: Sequence[Parcel]
+    ) -> Iterator[tuple[int, Position | Exception]]:
+        fit = []
+        for number, parcel in enumerate(parcels):
+            try:
+                check_sizes(parcel.drafts, self.max_bytes)
+            except PublicationTooLarge as error:
+                yield number, error
+            else:
+                fit.append((number, parcel))
+        yield from self._rooms.publish_all(fit)
 
     def ping(self, room: str) -> None:
         self._rooms.ping(room)
@@ -281,6 +295,19 @@ class RedisBroker(Broker):
                 if served.reader is reader:
                     served.confirmed.clear()
             reader.look_at([s.channel for s in self._of(reader)])
+
+    def killed(self, reader: Reader) -> None:
+        """Give the reader's rooms to a new one: nobody else would see to them."""
+        with self._lock:
+            if self._readers.get(reader.address) is not reader:
+                return
+            del self._readers[reader.address]
+            self._checks.pop(reader, None)
+            self._outages.pop(reader, None)
+            for served in self._of(reader):
+                served.confirmed.clear()
+                served.reader = self._reader(reader.address)
+                served.reader.look_at([served.channel])
 
     def may_end(self, reader: Reader) -> bool:
         """Give the reader's rooms to where they are now; say whether none is left."""

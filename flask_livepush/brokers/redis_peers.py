@@ -141,6 +141,13 @@ class RedisPeers:
         reader.look_at([self._channel])
         self._tell(self._interrupted)
 
+    def killed(self, reader: Reader) -> None:
+        self._known = False
+        with self._lock:
+            if self._reader is reader:
+                self._reader = self._listening()
+        self._tell(self._interrupted)
+
     def may_end(self, reader: Reader) -> bool:
         try:
             self._servers.refresh()
@@ -170,9 +177,20 @@ class RedisPeers:
         if not fits:
             self._give_up([_Message(name, message, lost)], _FULL)
         elif begins:
-            self._spawn(self._send_waiting)
+            try:
+                self._spawn(self._send_waiting)
+            except BaseException:
+                self._sends = False
+                raise
 
     def _send_waiting(self) -> None:
+        try:
+            self._send_all()
+        except BaseException:
+            self._sends = False  # whoever posts next begins another one
+            raise
+
+    def _send_all(self) -> None:
         while batch := self._next():
             # A shard that is away must not cost others their messages.
             by_address: dict[Address | None, list[_Message]] = {}

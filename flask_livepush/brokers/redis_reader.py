@@ -47,6 +47,9 @@ class Owner(Protocol):
     def interrupted(self, reader: Reader) -> None:
         """Take notice that messages may be missing, in any of its channels."""
 
+    def killed(self, reader: Reader) -> None:
+        """Take notice that the reader has ended without being asked to."""
+
     def may_end(self, reader: Reader) -> bool:
         """Say whether the reader is of no more use; asked when it has no connection."""
 
@@ -117,6 +120,15 @@ class Reader:
 
     def run(self) -> None:
         """Listen until closed, or until the owner says that it may end."""
+        try:
+            self._run()
+        except BaseException:
+            self._end()
+            self._owner.killed(self)
+            raise
+        self._end()
+
+    def _run(self) -> None:
         while not self._closed:
             try:
                 self._serve()
@@ -134,6 +146,8 @@ class Reader:
             self._failures += 1
             pause = _FIRST_PAUSE * 2 ** min(self._failures, 10)
             self._sleep(min(pause, _LONGEST_PAUSE))
+
+    def _end(self) -> None:
         with self._lock:
             self._closed = True
             self._bell.close()

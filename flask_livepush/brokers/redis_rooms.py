@@ -13,31 +13,35 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..errors import BrokerError, BrokerUnavailable
 from ..metrics import Metrics
 from ..protocol.publication import (
-    ONCE,
     Attempt,
     Draft,
+    Parcel,
     Position,
     Publication,
     invalidated,
 )
 from .base import History
 from .redis_format import RELAYED, Names, read_records
-from .redis_servers import Command, Script, Servers, WrongType
+from .redis_servers import Command, Late, Script, Servers, WrongType
 
 log = logging.getLogger(__name__)
 
 # A message longer than this is sent in several, far below the 8 MB that a slow reader
 # may have waiting (client-output-buffer-limit pubsub).
 _MAX_MESSAGE = 1024 * 1024
-# A commit of more drafts than this may take Redis longer than a view waits otherwise;
-# it has taken the database longer.
+# A commit of more drafts than this, or of more text than a message, may take Redis
+# longer than a view waits otherwise; it has taken the database longer. No pipeline of
+# several rooms has more.
 _LARGE = 500
+# Seconds in which the rooms of one commit are published, whatever their number.
+_ALL_WITHIN = 3.0
 # Rooms are written into the index again after this many seconds, and stay there for
 # this much longer than their epoch.
 _INDEX_AGAIN = 3600.0
@@ -103,14 +107,111 @@ class RedisRooms:
         5. P sees that the epoch is younger than its commit, and tells the room to read
            anew.
         """
-        answer = self._accept(room, drafts, attempt)
-        kinds = {draft.kind for draft in drafts if draft.kind is not None}
-        if kinds and 0 <= answer[3] < self._ago(attempt.since):
-            told = [invalidated(kind) for kind in sorted(kinds)]
-            answer = self._accept(room, told, ONCE)
-        position = _position(answer)
-        self._indexed_at(room, position)
+        parcel = Parcel(room, drafts, attempt)
+        position = self._accepted(parcel, self._accept(parcel))
+        self._indexed_at({room: position})
         return position
+
+    def publish_all(
+        self, parcels: Iterable[tuple[int, Parcel]]
+    ) -> Iterator[tuple[int, Position | Exception]]:
+        """Let Redis accept drafts of several rooms, in one pipeline a server.
+
+        See :meth:`.base.Broker.publish_all`. They go in chunks, so that no pipeline is
+        large; the next one is not begun where a server is away, nor after the time for
+        all of them.
+
+        Args:
+            parcels: With their numbers.
+        """
+        end = self._now() + _ALL_WITHIN
+
+        def late() -> bool:
+            return self._now() >= end
+
+        for chunk in _chunks(parcels):
+            if late():
+                return
+            away = False
+            for number, answer in self._publish_chunk(chunk, late):
+                away = away or isinstance(answer, BrokerUnavailable)
+                yield number, answer
+            if away:
+                return
+
+    def _publish_chunk(
+        self, chunk: Sequence[tuple[int, Parcel]], late: Late
+    ) -> Iterator[tuple[int, Position | Exception]]:
+        if len(chunk) == 1:
+            yield from self._one_by_one(chunk)
+            return
+        turn = self._sender.turn
+        try:
+            self._index([parcel.room for _, parcel in chunk])
+            commands = [self._accepting(parcel, turn) for _, parcel in chunk]
+            replies = self._servers.run_each(commands, late=late)
+        except BrokerError as error:
+            if isinstance(error, BrokerUnavailable):
+                self._sender.failed(turn)
+            yield from ((number, error) for number, _ in chunk)
+            return
+        except Exception:
+            # One of them, as a text that can't be encoded: it shall be the only one.
+            log.exception("Publishing to %d rooms at once failed", len(chunk))
+            self._sender.failed(turn)
+            yield from self._one_by_one([(n, _again(p)) for n, p in chunk])
+            return
+        except BaseException:
+            self._sender.failed(turn)  # Redis may have some of it, or find it later
+            raise
+        positions: dict[str, Position] = {}
+        found = [
+            (number, self._answer(parcel, reply, turn, positions))
+            for (number, parcel), reply in zip(chunk, replies, strict=True)
+        ]
+        self._indexed_at(positions)
+        yield from found
+
+    def _one_by_one(
+        self, chunk: Sequence[tuple[int, Parcel]]
+    ) -> Iterator[tuple[int, Position | Exception]]:
+        for number, parcel in chunk:
+            answer: Position | Exception
+            try:
+                answer = self.publish(parcel.room, parcel.drafts, parcel.attempt)
+            except Exception as error:  # noqa: BLE001
+                answer = error
+            yield number, answer
+            if isinstance(answer, BrokerUnavailable):
+                return
+
+    def _answer(
+        self, parcel: Parcel, reply: Any, turn: int, positions: dict[str, Position]
+    ) -> Position | Exception:
+        """Return what became of one parcel of a pipeline.
+
+        Args:
+            positions: Gets the room's, if there is one.
+        """
+        try:
+            if isinstance(reply, WrongType):
+                self.corrupt(parcel.room, f"a key of another type: {reply}")
+                self._remove_foreign(parcel.room)
+                reply = self._accept(parcel)
+            else:
+                self._check(reply, turn)
+            positions[parcel.room] = self._accepted(parcel, reply)
+        except BrokerError as error:
+            return error
+        return positions[parcel.room]
+
+    def _accepted(self, parcel: Parcel, answer: Any) -> Position:
+        """Return where the room stands; first have it read what may be too old."""
+        kinds = {draft.kind for draft in parcel.drafts if draft.kind is not None}
+        if kinds and 0 <= answer[3] < self._ago(parcel.attempt.since):
+            told = [invalidated(kind) for kind in sorted(kinds)]
+            answer = self._accept(Parcel(parcel.room, told))
+        return _position(answer)
 
     def _ago(self, moment: float | None) -> int:
         """Return how long ago a moment was by Redis's clock, in ms, at most."""
@@ -124,9 +225,23 @@ class RedisRooms:
             return -1
         return math.floor((self._now() - moment) * 1000 * (1 - _DRIFT)) - 1
 
-    def _accept(self, room: str, drafts: Sequence[Draft], attempt: Attempt) -> Any:
-        keys = self.keys.room(room)
-        sender, turn = self._sender.name, self._sender.turn
+    def _accept(self, parcel: Parcel) -> Any:
+        turn = self._sender.turn
+        drafts, size = len(parcel.drafts), _size(parcel)
+        patient = drafts > _LARGE or size > _MAX_MESSAGE
+        try:
+            answer = self._ask(
+                parcel.room, self._accepting(parcel, turn), patient=patient
+            )
+        except BaseException:
+            # Also of the kind of gevent's Timeout: Redis may have it, or find it later.
+            self._sender.failed(turn)
+            raise
+        self._check(answer, turn)
+        return answer
+
+    def _accepting(self, parcel: Parcel, turn: int) -> Command:
+        keys, attempt = self.keys.room(parcel.room), parcel.attempt
         args: list[str | int] = [
             keys.meta,
             keys.log,
@@ -144,27 +259,31 @@ class RedisRooms:
             int(attempt.again),
             self._ago(attempt.since),
             self._queued(attempt.queued),
-            sender,
+            self._sender.name,
             turn,
         ]
-        for draft in drafts:
+        for draft in parcel.drafts:
             if draft.stamp is None or draft.kind is None or draft.key is None:
                 args += (draft.event, draft.data, "", "", "")
             else:
                 args += (draft.event, draft.data, draft.kind, draft.key, draft.stamp)
-        command = Command(keys.meta, tuple(args), self._publish, 5)
-        patient = len(drafts) > _LARGE
-        try:
-            answer = self._ask(room, command, patient=patient)
-        except BrokerUnavailable:
+        return Command(keys.meta, tuple(args), self._publish, 5)
+
+    def _check(self, reply: Any, turn: int) -> None:
+        """Return if Redis has taken what was published in a turn; count what is stale.
+
+        Raises:
+            BrokerError: It has not, or nobody knows.
+        """
+        if isinstance(reply, BrokerUnavailable):
             self._sender.failed(turn)
-            raise
-        stale = int(answer[2])
+        if isinstance(reply, BrokerError):
+            raise reply
+        stale = int(reply[2])
         if stale < 0:
             raise BrokerUnavailable("Redis was late with a publication; it is refused.")
         if stale:
             self._metrics.count("stale_publications_dropped_total", amount=stale)
-        return answer
 
     def ping(self, room: str) -> None:
         """Ask the server that has the room for a sign of life."""
@@ -180,14 +299,14 @@ class RedisRooms:
     def position(self, room: str, *, patient: bool = False) -> Position:
         """Return where a room stands."""
         position = _position(self._ask(room, self._reading(room), patient=patient))
-        self._indexed_at(room, position)
+        self._indexed_at({room: position})
         return position
 
     def history(self, room: str, since: Position) -> History:
         """Return everything after a position, or say that it can't be had."""
         answer = self._ask(room, self._reading(room, since), patient=True)
         position = _position(answer)
-        self._indexed_at(room, position)
+        self._indexed_at({room: position})
         return History(position, self._after(room, since, answer))
 
     def names(self, *, patient: bool = True) -> set[str]:
@@ -201,27 +320,26 @@ class RedisRooms:
                 Command(key, ("ZRANGE", key, 0, -1)),
             )
         ]
-        replies = self._servers.run(commands, patient=patient)
+        try:
+            replies = self._servers.run(commands, patient=patient)
+        except WrongType as error:
+            log.error("A key of the index is of another type; it is removed: %s", error)
+            self._remove(dict.fromkeys(self.keys.indexes, b"zset"))
+            self._indexed.clear()  # whoever is in it knows of no more than that
+            replies = self._servers.run(commands, patient=patient)
         return {name.decode() for names in replies[1::2] for name in names}
 
     def positions(self, rooms: Sequence[str]) -> list[Position]:
         """Return where rooms stand, asked for together."""
-        commands: list[Command] = []
-        for room in rooms:
-            commands += self._indexing(room)
-            commands.append(self._reading(room))
         try:
+            self._index(rooms)
+            commands = [self._reading(room) for room in rooms]
             replies = self._servers.run(commands, patient=True)
         except WrongType:
             # One of them; asked for alone each is put right.
             return [self.position(room) for room in rooms]
-        positions = [
-            _position(reply)
-            for command, reply in zip(commands, replies, strict=True)
-            if command.script
-        ]
-        for room, position in zip(rooms, positions, strict=True):
-            self._indexed_at(room, position)
+        positions = [_position(reply) for reply in replies]
+        self._indexed_at(dict(zip(rooms, positions, strict=True)))
         return positions
 
     def corrupt(self, room: str, what: str) -> None:
@@ -245,25 +363,37 @@ class RedisRooms:
         return Command(keys.meta, args, self._read, 2)
 
     def _ask(self, room: str, command: Command, *, patient: bool = False) -> Any:
-        commands = [*self._indexing(room), command]
-        try:
-            return self._servers.run(commands, patient=patient)[-1]
-        except WrongType as error:
-            self.corrupt(room, f"a key of another type: {error}")
+        commands = [*self._indexing([room]), command]
+        replies = self._servers.run_each(commands, patient=patient)
+        wrong = [reply for reply in replies if isinstance(reply, WrongType)]
+        if wrong:
+            self.corrupt(room, f"a key of another type: {wrong[0]}")
             self._remove_foreign(room)
-            return self._servers.run(commands, patient=patient)[-1]
+            # Once more what was refused, and nothing that was done.
+            refused = [n for n, r in enumerate(replies) if isinstance(r, WrongType)]
+            again = [commands[number] for number in refused]
+            found = self._servers.run_each(again, patient=patient)
+            for number, reply in zip(refused, found, strict=True):
+                replies[number] = reply
+        for reply in replies:
+            if isinstance(reply, BrokerError):
+                raise reply
+        return replies[-1]
 
     def _remove_foreign(self, room: str) -> None:
         keys = self.keys.room(room)
-        index = self.keys.index(room)
         wanted = {
             keys.meta: b"hash",
             keys.log: b"list",
             keys.rows: b"hash",
             keys.seen: b"zset",
             keys.fences: b"hash",
-            index: b"zset",
+            self.keys.index(room): b"zset",
         }
+        self._remove(wanted)
+
+    def _remove(self, wanted: Mapping[str, bytes]) -> None:
+        """Remove those of some keys that are not of the type they should have."""
         types = self._servers.run([Command(key, ("TYPE", key)) for key in wanted])
         self._servers.run(
             [
@@ -290,30 +420,79 @@ class RedisRooms:
 
     # -- the index of rooms ----------------------------------------------------------
 
-    def _indexing(self, room: str) -> list[Command]:
-        """Return what must go before a position of the room is given out."""
-        known = self._indexed.get(room)
-        if known is not None and self._now() - known[1] < _INDEX_AGAIN:
-            return []
-        key = self.keys.index(room)
-        return [Command(key, ("ZADD", key, int(time.time()), room))]
+    def _indexing(self, rooms: Iterable[str]) -> list[Command]:
+        """Return what must go before positions of the rooms are given out."""
+        by_key: dict[str, list[str | int]] = {}
+        for room in rooms:
+            known = self._indexed.get(room)
+            if known is None or self._now() - known[1] >= _INDEX_AGAIN:
+                members = by_key.setdefault(self.keys.index(room), [])
+                members += (int(time.time()), room)
+        return [
+            Command(key, ("ZADD", key, *members)) for key, members in by_key.items()
+        ]
 
-    def _indexed_at(self, room: str, position: Position) -> None:
-        known = self._indexed.get(room)
-        if known is not None and known[0] == position.epoch:
-            if self._now() - known[1] < _INDEX_AGAIN:
-                return
-        elif known is not None:
-            # Another epoch: Redis has lost something, perhaps the index.
-            del self._indexed[room]
+    def _index(self, rooms: Iterable[str]) -> None:
+        """Write rooms into the index, where they are not known to be in it."""
+        commands = self._indexing(rooms)
+        if not commands:
+            return
+        try:
+            self._servers.run(commands)
+        except WrongType as error:
+            log.error("A key of the index is of another type; it is removed: %s", error)
+            self._remove({command.key: b"zset" for command in commands})
+            self._servers.run(commands)
+
+    def _indexed_at(self, positions: Mapping[str, Position]) -> None:
+        """Take notice that rooms are in the index, and where they stand."""
+        moved = []
+        for room, position in positions.items():
+            known = self._indexed.get(room)
+            if known is not None and known[0] != position.epoch:
+                # Another epoch: Redis has lost something, perhaps the index.
+                moved.append(room)
+                self._indexed.pop(room, None)
+        if moved:
             try:
-                self._servers.run(self._indexing(room))
+                self._index(moved)
             except BrokerError as error:
-                log.warning("A room was not written into the index: %s", error)
-                return
-        if len(self._indexed) >= _MAX_INDEXED:
-            self._indexed.clear()
-        self._indexed[room] = (position.epoch, self._now())
+                log.warning("Rooms were not written into the index: %s", error)
+                positions = {r: p for r, p in positions.items() if r not in moved}
+        now = self._now()
+        for room, position in positions.items():
+            known = self._indexed.get(room)
+            if known is not None and now - known[1] < _INDEX_AGAIN:
+                continue
+            if len(self._indexed) >= _MAX_INDEXED:
+                self._indexed.clear()
+            self._indexed[room] = (position.epoch, now)
+
+
+def _chunks(
+    parcels: Iterable[tuple[int, Parcel]],
+) -> Iterator[list[tuple[int, Parcel]]]:
+    """Divide parcels into pipelines of which none is large, unless one of them is."""
+    chunk: list[tuple[int, Parcel]] = []
+    drafts = size = 0
+    for number, parcel in parcels:
+        more = _size(parcel)
+        drafts, size = drafts + len(parcel.drafts), size + more
+        if chunk and (drafts > _LARGE or size > _MAX_MESSAGE):
+            yield chunk
+            chunk, drafts, size = [], len(parcel.drafts), more
+        chunk.append((number, parcel))
+    if chunk:
+        yield chunk
+
+
+def _size(parcel: Parcel) -> int:
+    return sum(len(draft.event) + len(draft.data) for draft in parcel.drafts)
+
+
+def _again(parcel: Parcel) -> Parcel:
+    """Return the parcel as one that the broker may have already."""
+    return replace(parcel, attempt=replace(parcel.attempt, again=True))
 
 
 class _Sender:

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha1
@@ -50,7 +50,19 @@ with suppress(ImportError):
         enabled=False
     )
 
+# In redis-py 5.0 the connections of its cluster client alone know what a cluster
+# answers (MOVED, CLUSTERDOWN and the like); now all of them do.
+_CLUSTER_ANSWERS: dict[str, Any] = {}
+with suppress(ImportError):
+    from redis.cluster import ClusterParser  # type: ignore[attr-defined, unused-ignore]
+
+    _CLUSTER_ANSWERS["parser_class"] = ClusterParser
+
 Reply = Any
+# A command as it is sent.
+Words = tuple[str | int | bytes, ...]
+# Says whether nobody may wait any longer.
+Late = Callable[[], bool]
 # A connection of redis-py; its methods have no types.
 Wire = Any
 _UnixSocket: Any = wires.UnixDomainSocketConnection
@@ -65,6 +77,10 @@ _TEMPORARY = (
     problems.TryAgainError,
 )
 _TEMPORARY_WORDS = ("BUSY", "MISCONF", "NOREPLICAS")
+
+
+def _never() -> bool:
+    return False
 
 
 class Guard(Protocol):
@@ -112,19 +128,19 @@ class Command:
     """
 
     key: str
-    args: tuple[str | int | bytes, ...]
+    args: Words
     script: Script | None = None
     keys: int = 0
 
     @property
-    def words(self) -> tuple[str | int | bytes, ...]:
+    def words(self) -> Words:
         """What is sent."""
         if self.script is None:
             return self.args
         return ("EVALSHA", self.script.sha, self.keys, *self.args)
 
     @property
-    def whole(self) -> tuple[str | int | bytes, ...]:
+    def whole(self) -> Words:
         """What is sent to a server that may not have the script."""
         if self.script is None:
             return self.args
@@ -174,17 +190,25 @@ class _Pool:
                 connection = self._idle.pop()
             except IndexError:
                 break
-            with suppress(*FAILED):
-                if not connection.can_read(0):
-                    return connection
+            if _is_quiet(connection):
+                return connection
             connection.disconnect()  # the server has closed it
-        connection = self._make()
-        connection.connect()
-        return connection
+        return _opened(self._make())
 
     def close(self) -> None:
         while self._idle:
             self._idle.pop().disconnect()
+
+
+def _is_quiet(connection: Wire) -> bool:
+    """Say whether nothing has arrived on a connection that waits for nothing."""
+    try:
+        return not connection.can_read(0)
+    except FAILED:
+        return False
+    except BaseException:
+        connection.disconnect()
+        raise
 
 
 class Servers(ABC):
@@ -279,8 +303,60 @@ class Servers(ABC):
         for address, numbers in by_address.items():
             asked = [commands[number] for number in numbers]
             answers = self._ask(address, asked, patient=patient)
-            for number, command, answer in zip(numbers, asked, answers, strict=True):
-                replies[number] = self._settle(address, command, answer, patient)
+            answers = self._follow(address, asked, answers, patient=patient)
+            for number, answer in zip(numbers, answers, strict=True):
+                if isinstance(answer, BrokerError):
+                    raise answer
+                replies[number] = answer
+        return replies
+
+    def run_each(
+        self,
+        commands: Sequence[Command],
+        *,
+        patient: bool = False,
+        late: Late = _never,
+    ) -> list[Reply]:
+        """Do what :meth:`run` does; what fails is in its place among the answers.
+
+        Args:
+            late: Says whether nobody may wait any longer.
+
+        Raises:
+            BrokerUnavailable: The guard refuses; nothing was sent.
+        """
+        if self.guard is not None:
+            self.guard.admit(patient=patient)
+        replies: list[Reply] = [None] * len(commands)
+        by_address: dict[Address, list[int]] = {}
+        away: BrokerUnavailable | None = None
+        for number, command in enumerate(commands):
+            address: Address | None = None
+            if away is None:
+                try:
+                    address = self._find(command.key)
+                except BrokerUnavailable as error:
+                    away = error  # asked once: they would not know of others either
+            else:
+                address = self.address(command.key)
+            if address is None:
+                replies[number] = away
+            else:
+                by_address.setdefault(address, []).append(number)
+        away = None
+        for address, numbers in by_address.items():
+            asked = [commands[number] for number in numbers]
+            answers: list[Reply] = []
+            if away is None:  # else nobody waits for the next one as well
+                try:
+                    answers = self._ask(address, asked, patient=patient, late=late)
+                    answers = self._follow(
+                        address, asked, answers, patient=patient, late=late
+                    )
+                except BrokerUnavailable as error:
+                    away = error
+            for place, number in enumerate(numbers):
+                replies[number] = answers[place] if away is None else away
         return replies
 
     def connect(self, address: Address) -> Wire:
@@ -291,12 +367,10 @@ class Servers(ABC):
         """
         if self.guard is not None:
             self.guard.admit(patient=True)
-        connection = self.make(address, self.target.options, _LISTENING)
         try:
-            connection.connect()
+            return _opened(self.make(address, self.target.options, _LISTENING))
         except FAILED as error:
             raise self.unavailable(error) from error
-        return connection
 
     def renew(self) -> float:
         """Let the guard do what is due; return in how many seconds to call again.
@@ -324,21 +398,40 @@ class Servers(ABC):
         return address
 
     def _ask(
-        self, address: Address, commands: Sequence[Command], *, patient: bool
+        self,
+        address: Address,
+        commands: Sequence[Command],
+        *,
+        patient: bool,
+        asking: bool = False,
+        late: Late = _never,
     ) -> list[Reply]:
+        """Send commands to a server, together; a refusal is returned, not raised.
+
+        Args:
+            asking: Whether it is asked for slots that are on their way to it.
+        """
+        answers: list[Reply] = [None] * len(commands)
+        words = [c.words for c in commands]
+        numbers = list(range(len(commands)))
         try:
             with self.pool(address, patient).connection() as connection:
-                answers = exchange(connection, [c.words for c in commands])
-                unknown = [
-                    number
-                    for number, answer in enumerate(answers)
-                    if isinstance(answer, problems.NoScriptError)
-                ]
-                if unknown:
-                    whole = [commands[number].whole for number in unknown]
-                    again = exchange(connection, whole)
-                    for number, answer in zip(unknown, again, strict=True):
+                # At first with the scripts' names alone; then each script once; and
+                # should somebody remove them at this moment, each time.
+                for again in range(3):
+                    found = exchange(connection, words, asking=asking, late=late)
+                    for number, answer in zip(numbers, found, strict=True):
                         answers[number] = answer
+                    numbers = [
+                        number
+                        for number in numbers
+                        if isinstance(answers[number], problems.NoScriptError)
+                    ]
+                    if not numbers:
+                        break
+                    words = _with_scripts(
+                        [commands[n] for n in numbers], all_=again > 0
+                    )
                 return answers
         except _Busy as error:
             raise self.unavailable(error) from error
@@ -346,41 +439,47 @@ class Servers(ABC):
             self.lost(address)
             raise self.unavailable(error) from error
 
-    def _settle(
-        self, address: Address, command: Command, answer: Reply, patient: bool
-    ) -> Reply:
-        """Follow a redirection once; raise what the server has refused."""
-        if isinstance(answer, problems.MovedError):  # an AskError too
-            to = (answer.host or address[0], answer.port)
-            self.moved(answer.slot_id, to)
-            answer = self._redirect(to, [command.whole], patient)
-        elif isinstance(answer, problems.AskError):
-            to = (answer.host or address[0], answer.port)
-            answer = self._redirect(to, [("ASKING",), command.whole], patient)
-        if not isinstance(answer, Exception):
+    def _follow(
+        self,
+        address: Address,
+        commands: Sequence[Command],
+        answers: Sequence[Reply],
+        *,
+        patient: bool,
+        late: Late = _never,
+    ) -> list[Reply]:
+        """Follow redirections once; put errors of ours in the place of refusals."""
+        found = list(answers)
+        redirected: dict[tuple[Address, bool], list[int]] = {}
+        for number, answer in enumerate(answers):
+            # Of redis-py's two errors the one is derived from the other.
+            if isinstance(answer, problems.AskError):
+                to = (answer.host or address[0], answer.port)
+                moved = isinstance(answer, problems.MovedError)
+                if moved:
+                    self.moved(answer.slot_id, to)
+                redirected.setdefault((to, not moved), []).append(number)
+        for (to, asking), numbers in redirected.items():
+            asked = [commands[number] for number in numbers]
+            try:
+                again = self._ask(to, asked, patient=patient, asking=asking, late=late)
+            except BrokerUnavailable as error:
+                again = [error] * len(asked)
+            for number, answer in zip(numbers, again, strict=True):
+                found[number] = answer
+        return [self._judged(address, answer) for answer in found]
+
+    def _judged(self, address: Address, answer: Reply) -> Reply:
+        """Return the answer; in place of what the server has refused, our error."""
+        if not isinstance(answer, Exception) or isinstance(answer, BrokerError):
             return answer
         text = str(answer)
         if isinstance(answer, problems.ReadOnlyError):
             self.lost(address)  # it was the primary
         if isinstance(answer, _TEMPORARY) or text.startswith(_TEMPORARY_WORDS):
-            raise self.unavailable(answer) from answer
+            return _caused(self.unavailable(answer), answer)
         kind = WrongType if "WRONGTYPE" in text else BrokerError
-        raise kind(f"{self.target.url} refuses a command: {text}") from answer
-
-    def _redirect(
-        self,
-        address: Address,
-        words: Sequence[tuple[str | int | bytes, ...]],
-        patient: bool,
-    ) -> Reply:
-        try:
-            with self.pool(address, patient).connection() as connection:
-                return exchange(connection, words)[-1]
-        except _Busy as error:
-            raise self.unavailable(error) from error
-        except FAILED as error:
-            self.lost(address)
-            raise self.unavailable(error) from error
+        return _caused(kind(f"{self.target.url} refuses a command: {text}"), answer)
 
     def moved(self, slot: int, address: Address) -> None:
         """Take notice that a slot has moved, as a cluster's do."""
@@ -421,6 +520,7 @@ class Servers(ABC):
             "retry": Retry(NoBackoff(), 0),
             "protocol": 2,
             **_NO_NOTIFICATIONS,
+            **_CLUSTER_ANSWERS,
             **options,
         }
         host, port = address
@@ -430,19 +530,75 @@ class Servers(ABC):
         return make(host=host, port=port, socket_keepalive=True, **settings)
 
 
+def _opened(connection: Wire) -> Wire:
+    """Return a connection when it is open; leave nothing behind where it can't be."""
+    try:
+        connection.connect()
+    except BaseException:
+        connection.disconnect()
+        raise
+    return connection
+
+
 def exchange(
-    connection: Wire, commands: Sequence[tuple[str | int | bytes, ...]]
+    connection: Wire,
+    commands: Sequence[Words],
+    *,
+    asking: bool = False,
+    late: Late = _never,
 ) -> list[Reply]:
-    """Send commands, then read their answers; a refusal is returned, not raised."""
-    packed = connection.pack_commands(commands)
-    connection.send_packed_command(packed, check_health=False)
+    """Send commands, then read their answers; a refusal is returned, not raised.
+
+    Args:
+        asking: Whether each is for a slot that is on its way to the server.
+        late: Says whether nobody may wait any longer; asked before each answer.
+    """
+    if asking:
+        commands = [words for asked in commands for words in (("ASKING",), asked)]
+    connection.send_packed_command([_packed(commands)], check_health=False)
     answers: list[Reply] = []
     for _ in commands:
+        if late():
+            raise problems.TimeoutError("the answers take too long")
         try:
             answers.append(_answer(connection))
         except problems.ResponseError as error:
             answers.append(error)
-    return answers
+    return answers[1::2] if asking else answers
+
+
+def _packed(commands: Iterable[Words]) -> bytes:
+    """Return commands as they go over the wire, which redis-py takes its time for.
+
+    Source: https://redis.io/docs/latest/develop/reference/protocol-spec/
+    """
+    parts = []
+    for words in commands:
+        parts.append(b"*%d\r\n" % len(words))
+        for word in words:
+            text = word if isinstance(word, bytes) else str(word).encode()
+            parts.append(b"$%d\r\n%b\r\n" % (len(text), text))
+    return b"".join(parts)
+
+
+def _with_scripts(commands: Sequence[Command], *, all_: bool) -> list[Words]:
+    """Return what is sent to a server that does not have the commands' scripts.
+
+    Args:
+        all_: Whether each command brings its script; else the first that needs it.
+    """
+    brought: set[Script | None] = set()
+    found = []
+    for command in commands:
+        brings = all_ or command.script not in brought
+        found.append(command.whole if brings else command.words)
+        brought.add(command.script)
+    return found
+
+
+def _caused(error: BrokerError, cause: Exception) -> BrokerError:
+    error.__cause__ = cause
+    return error
 
 
 def _answer(connection: Wire) -> Reply:

@@ -275,6 +275,17 @@ class Presence:
     # -- the worker --------------------------------------------------------------------
 
     def _work(self) -> None:
+        try:
+            self._see_to_it()
+        except BaseException:
+            # It is killed; without a worker the users here would be taken for gone.
+            with self._changed:
+                self._working = False
+                if self._rooms and not self._closed:
+                    self._wake()
+            raise
+
+    def _see_to_it(self) -> None:
         while True:
             try:
                 self.step()
@@ -320,7 +331,7 @@ class Presence:
             self._stale.clear()
         try:
             self._read(stale)
-        except BrokerError:
+        except BaseException:
             with self._changed:
                 self._stale.update(stale)
             raise
@@ -377,7 +388,7 @@ class Presence:
         for batch in _batches(changes):
             try:
                 steps = self._store.change(batch)
-            except BrokerError:
+            except BaseException:
                 with self._changed:
                     self._dirty.update(change.room for change in changes)
                     self._stale.update(change.room for change in changes)

@@ -88,6 +88,15 @@ ONCE = Attempt()
 
 
 @dataclass(frozen=True, slots=True)
+class Parcel:
+    """What one commit has for one room, as it is handed to the broker."""
+
+    room: str
+    drafts: Sequence[Draft]
+    attempt: Attempt = ONCE
+
+
+@dataclass(frozen=True, slots=True)
 class Publication:
     """An event that the broker has accepted, with its place in the room's order.
 

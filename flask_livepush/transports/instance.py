@@ -5,6 +5,7 @@ What connections send is not its business.
 
 from __future__ import annotations
 
+import copy
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -30,8 +31,14 @@ def instance(like: flask_socketio.SocketIO | None = None) -> flask_socketio.Sock
     """
     made = flask_socketio.SocketIO()
     if like is not None:
-        made.handlers = list(like.handlers)
-        made.namespace_handlers = list(like.namespace_handlers)
+        # What it keeps of a handler asks the instance that was decorated with, so each
+        # is declared anew: else a second application's events went to the first.
+        for event, handler, namespace in like.handlers:
+            made.on(event, namespace)(handler.__wrapped__)
+        for handler in like.namespace_handlers:
+            made.on_namespace(copy.copy(handler))
+        made.exception_handlers = dict(like.exception_handlers)
+        made.default_exception_handler = like.default_exception_handler
     return made
 
 

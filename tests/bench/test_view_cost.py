@@ -31,3 +31,9 @@ def test_writes_to_those_subscribed_alone() -> None:
     for variant in VARIANTS:
         # The last may still be on their way when the figures are printed.
         assert (frames[variant.name] > 0) == (variant.subscribers > 0)
+
+
+def test_measures_on_postgresql_too() -> None:
+    header, *lines, _ = run("--only", "insert", "--database", "postgresql").splitlines()
+    assert "median" in header
+    assert len(lines) == len(VARIANTS)

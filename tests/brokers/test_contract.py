@@ -9,14 +9,21 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from flask_livepush.brokers.base import Broker
-from flask_livepush.protocol.publication import Draft, Position, Publication
+from flask_livepush.errors import PublicationTooLarge
+from flask_livepush.protocol.publication import (
+    Attempt,
+    Draft,
+    Parcel,
+    Position,
+    Publication,
+)
 from tests.support.brokers import (
     BROKERS,
-    DEADLINE,
     Aging,
     Clock,
     Recorder,
@@ -25,6 +32,7 @@ from tests.support.brokers import (
 )
 from tests.support.redis import until
 from tests.support.servers import ROOT
+from tests.support.waiting import DEADLINE
 
 Make = Callable[..., tuple[Broker, Recorder]]
 
@@ -46,15 +54,17 @@ def make(request: pytest.FixtureRequest, clock: Clock, prefix: str) -> Iterator[
     made: list[Broker] = []
 
     def build(
-        size: int = 100, ttl: float = 300, max_queue: int = 10_000
+        size: int = 100,
+        ttl: float = 300,
+        max_queue: int = 10_000,
+        max_bytes: int = 256 * 1024,
     ) -> tuple[Broker, Recorder]:
+        options = {"size": size, "ttl": ttl, "max_bytes": max_bytes}
         if request.param in BROKERS:
-            broker = BROKERS[request.param](
-                size=size, ttl=ttl, now=clock, max_queue=max_queue
-            )
+            broker = BROKERS[request.param](now=clock, max_queue=max_queue, **options)
         else:
             url = request.getfixturevalue(f"{request.param}_url")
-            broker = on_redis(url, prefix=prefix, size=size, ttl=ttl)
+            broker = on_redis(url, prefix=prefix, **options)
         made.append(broker)
         recorder = Recorder()
         broker.listen(recorder)
@@ -426,6 +436,78 @@ def test_history_and_delivery_have_no_hole_between_them(make: Make) -> None:
         assert later == sorted(set(later))
 
 
+# -- several rooms at once -----------------------------------------------------------
+
+
+def everything(broker: Broker, rooms: dict[str, list[Draft]]) -> dict[str, Any]:
+    """Publish to rooms together; return what became of each."""
+    parcels = [
+        Parcel(room, drafts, Attempt(f"id-{number}"))
+        for number, (room, drafts) in enumerate(rooms.items())
+    ]
+    return {parcels[n].room: answer for n, answer in broker.publish_all(parcels)}
+
+
+def test_publishes_to_many_rooms_as_to_each(make: Make) -> None:
+    broker, recorder = make()
+    rooms = {f"r{number}": drafts(*range(number % 4 + 1)) for number in range(700)}
+    starts = {}
+    for room in list(rooms)[::20]:
+        broker.subscribe(room)
+        broker.confirm(room)
+        starts[room] = broker.position(room)
+    before = broker.publish("r1", drafts(7))
+    found = everything(broker, rooms)
+    assert sorted(found) == sorted(rooms)
+    for room, batch in rooms.items():
+        assert found[room] == broker.position(room)
+        assert found[room].offset == len(batch) + (room == "r1")
+    history = broker.history("r1", before).publications
+    assert history == [Publication(2, "x", "0", more=True), Publication(3, "x", "1")]
+    for room, start in starts.items():
+        recorder.wait(lambda room=room: len(recorder.offsets(room)) == len(rooms[room]))
+        (delivered,) = [batch for name, _, batch in recorder.batches if name == room]
+        assert delivered == broker.history(room, start).publications
+    assert {*rooms} <= set(broker.rooms())
+    again = everything(broker, rooms)
+    assert all(again[room].offset > found[room].offset for room in rooms)
+
+
+def test_what_is_refused_in_one_room_takes_no_other_down(make: Make) -> None:
+    broker, _ = make(max_bytes=1000)
+    broken = [Draft("x", "\ud83d")]  # half of a character, which no wire takes
+    rooms = {
+        "a": drafts(1),
+        "large": [*drafts(1), Draft("x", "y" * 1001)],
+        "b": drafts(1, 2),
+        "broken": broken,
+        "c": drafts(1),
+        "empty": [],
+    }
+    found = everything(broker, rooms)
+    assert sorted(found) == sorted(rooms)
+    assert isinstance(found["large"], PublicationTooLarge)
+    assert [found[room].offset for room in "abc"] == [1, 2, 1]
+    assert found["empty"].offset == 0
+    assert broker.position("large").offset == 0
+    assert [broker.position(room) for room in "abc"] == [found[r] for r in "abc"]
+    assert list(broker.publish_all([])) == []
+
+
+def test_versions_and_ids_are_judged_in_each_room(make: Make) -> None:
+    broker, _ = make()
+    broker.publish("a", [row("1", 5)])
+    rooms = {room: [row("1", 4), row("2", 6)] for room in "abc"}
+    found = everything(broker, rooms)
+    assert {room: position.offset for room, position in found.items()} == {
+        "a": 2,
+        "b": 2,
+        "c": 2,
+    }
+    again = everything(broker, rooms)
+    assert again == found
+
+
 @with_fake_clock
 def test_gives_notice_of_what_did_not_fit_into_its_queue(make: Make) -> None:
     broker, recorder = make(max_queue=2)
@@ -474,6 +556,32 @@ def test_goes_on_when_the_listener_raises(
         until(lambda: "a bug" in caplog.text)
 
 
+class Killed(BaseException):
+    """What ends a greenlet from outside."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_listener_that_is_killed_is_followed_by_another_one(make: Make) -> None:
+    """Bug: nothing was delivered any more in this process."""
+    broker, recorder = make()
+    kills = [Killed("its greenlet")]
+
+    def kill(room: str) -> None:
+        if kills:
+            raise kills.pop()
+
+    for room in ("a", "b"):
+        broker.subscribe(room)
+        broker.confirm(room)
+    recorder.problem = kill
+    broker.publish("a", drafts(1))
+    recorder.wait(lambda: not kills)
+    until(lambda: broker.publish("b", drafts(1)) and recorder.offsets("b"))
+    broker.confirm("a")
+    broker.publish("a", drafts(2))
+    recorder.wait(lambda: recorder.offsets("a")[-1:] == [2] or "a" in recorder.mended)
+
+
 def test_a_fork_begins_new_epochs() -> None:
     """Parent and child would give the same offsets to different publications."""
     program = """
@@ -505,7 +613,7 @@ def test_a_fork_begins_new_epochs() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr

@@ -15,9 +15,10 @@ from flask_livepush.brokers import redis, redis_peers
 from flask_livepush.brokers.redis_format import Names
 from flask_livepush.brokers.redis_peers import RedisPeers
 from flask_livepush.errors import BrokerError, BrokerUnavailable
-from tests.support.brokers import DEADLINE, spawn
+from tests.support.brokers import spawn
 from tests.support.redis import redis_cluster, redis_server, until
 from tests.support.servers import unused_port
+from tests.support.waiting import DEADLINE
 
 # Of the slots of a cluster's nodes.
 BOUNDS = (0, 5461, 10923, 16384)
@@ -99,6 +100,40 @@ def test_an_error_of_the_receiver_costs_nobody_else_a_message(
         one.peers.post(other.peers.name, message)
     until(lambda: other.messages == [b"1", b"2"])
     assert "going on" in caplog.text
+
+
+class Killed(BaseException):
+    """What ends a greenlet from outside."""
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_goes_on_when_who_reads_or_sends_is_killed(processes: list[Process]) -> None:
+    """Bug: a process whose greenlet was killed heard, or said, nothing any more."""
+    one, other = processes
+    kills = [Killed("its greenlet"), Killed("its greenlet")]
+
+    def receive(message: bytes) -> None:
+        if kills:
+            raise kills.pop()
+        other.messages.append(message)
+
+    other.peers.listen(receive, other.interrupted)
+    until(other.peers.enter)
+    for _ in range(2):
+        reader = other.peers._reader
+        one.peers.post(other.peers.name, b"1")
+        until(lambda reader=reader: other.peers._reader is not reader)
+        until(other.peers.enter)
+    one.peers.post(other.peers.name, b"2")
+    until(lambda: other.messages == [b"2"])
+
+    def lose(_: object) -> None:
+        raise Killed("its greenlet")
+
+    one.peers.post("nobody", b"3", lose)
+    until(lambda: not one.peers._sends)
+    one.peers.post(other.peers.name, b"4")
+    until(lambda: other.messages == [b"2", b"4"])
 
 
 def test_goes_on_after_the_server_was_away(caplog: pytest.LogCaptureFixture) -> None:

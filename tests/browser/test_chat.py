@@ -23,16 +23,17 @@ from playwright.sync_api import (
     expect,
 )
 
-from tests.support.browser import DEADLINE
+from tests.support.browser import MILLISECONDS
 from tests.support.servers import MODES, Mode, Server, running
 from tests.support.system import require
+from tests.support.waiting import DEADLINE
 
 CHAT = Path(__file__).with_name("chat.py")
 LOUNGE, RELEASES, ENGINE_ROOM = "/rooms/1", "/rooms/2", "/rooms/3"
 # What a browser says when it has no network; the page can't keep it from doing so.
 NO_NETWORK = re.compile(r"ERR_INTERNET_DISCONNECTED|ERR_CONNECTION_REFUSED")
 
-expect.set_options(timeout=DEADLINE)
+expect.set_options(timeout=MILLISECONDS)
 
 
 class OpenChat(Protocol):
@@ -66,7 +67,7 @@ def servers(
 def server(servers: Callable[..., Server], mode: Mode) -> Server:
     """The server of the test's mode, its chat as new."""
     server = servers(mode)
-    with urlopen(Request(f"{server.url}/reset", method="POST"), timeout=10):
+    with urlopen(Request(f"{server.url}/reset", method="POST"), timeout=DEADLINE):
         return server
 
 

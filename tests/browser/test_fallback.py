@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -14,9 +15,9 @@ from urllib.request import Request, urlopen
 import pytest
 from playwright.sync_api import Page, WebSocket
 
-from tests.support.browser import DEADLINE
 from tests.support.fronts import Cutting, Front, Mute, Silent, nginx
 from tests.support.servers import Server, running
+from tests.support.waiting import DEADLINE
 
 FOLLOWER = Path(__file__).with_name("follower.py")
 
@@ -71,8 +72,9 @@ class Follower:
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
         self.url = url
-        #: The transport of each connection that it tried to make.
+        #: The transport of each connection that it tried to make, and when.
         self.connections: list[str] = []
+        self.begun: list[float] = []
         self.websockets: list[WebSocket] = []
         page.on("websocket", self._note)
         page.on("request", self._note)
@@ -83,6 +85,7 @@ class Follower:
             self.websockets.append(begun)
         if is_handshake(begun):
             self.connections.append(begun.url.partition("transport=")[2].split("&")[0])
+            self.begun.append(time.monotonic())
 
     @property
     def states(self) -> list[dict[str, Any]]:
@@ -99,16 +102,14 @@ class Follower:
     def numbers(self) -> list[int]:
         return list(self.page.evaluate("numbers"))
 
-    def live_by(self, transport: str, *, deadline: float = DEADLINE) -> float:
-        """Wait until it is live by that; return after how many seconds of its life."""
+    def live_by(self, transport: str) -> None:
+        """Wait until it is live by that."""
         self.page.wait_for_function(
             "transport => live.state === 'live' && live.transport === transport",
             arg=transport,
-            timeout=deadline,
         )
         last = self.states[-1]
         assert (last["state"], last["transport"]) == ("live", transport)
-        return float(last["after"]) / 1000
 
     def has(self, number: int) -> None:
         """Wait until it was told this number."""
@@ -121,7 +122,7 @@ def follow(new_user: Callable[..., Page]) -> Callable[[str], Follower]:
 
 
 def post(url: str) -> None:
-    with urlopen(Request(url, method="POST"), timeout=10):
+    with urlopen(Request(url, method="POST"), timeout=DEADLINE):
         pass
 
 
@@ -145,37 +146,38 @@ def counting(server: Server) -> Iterator[list[int]]:
         teller.join()
 
 
-BLOCKED: list[tuple[str, Between, float]] = [
-    ("no upgrade header", _nginx, 3),
-    ("200", answering(200), 3),
-    ("400", answering(400), 3),
-    ("502", answering(502), 3),
-    ("no answer", partial(through, Mute), 5),
-    ("nothing after the answer", partial(through, Silent), 5),
-]
+#: Seconds for which Socket.IO's client waits for a connection. Ours does for 3, which
+#: the client's own tests ask for, by a clock of theirs.
+SOCKET_IO_WAITS = 20
+
+BLOCKED: dict[str, Between] = {
+    "no upgrade header": _nginx,
+    "200": answering(200),
+    "400": answering(400),
+    "502": answering(502),
+    "no answer": partial(through, Mute),
+    "nothing after the answer": partial(through, Silent),
+}
 
 
-@pytest.mark.parametrize(
-    ("between", "within"),
-    [case[1:] for case in BLOCKED],
-    ids=[case[0] for case in BLOCKED],
-)
+@pytest.mark.parametrize("between", BLOCKED.values(), ids=BLOCKED)
 def test_polls_where_websockets_are_blocked_and_remembers_it(
     follow: Callable[[str], Follower],
     server: Server,
     between: Between,
-    within: float,
     tmp_path: Path,
 ) -> None:
     with between(server.port, tmp_path) as url:
         follower = follow(url)
-        assert follower.live_by("polling") < within
+        follower.live_by("polling")
+        tried, polled = follower.begun
+        assert polled - tried < SOCKET_IO_WAITS
         assert follower.shown == ["connecting", "live"]
         post(f"{server.url}/number/7")
         follower.has(7)
         assert follower.connections == ["websocket", "polling"]
         follower.page.reload()
-        assert follower.live_by("polling") < 3
+        follower.live_by("polling")
         assert follower.connections == ["websocket", "polling", "polling"]
 
 
@@ -198,7 +200,7 @@ def test_goes_over_to_a_websocket_unseen_when_one_gets_through(
         follower = follow(front.url)
         follower.live_by("polling")
         front.blocks = False
-        follower.live_by("websocket", deadline=15_000)
+        follower.live_by("websocket")
         # The trial itself is what carries on.
         assert follower.connections == ["websocket", "polling", "websocket"]
         follower.has(len(told))
@@ -206,7 +208,8 @@ def test_goes_over_to_a_websocket_unseen_when_one_gets_through(
         numbers = follower.numbers
         assert numbers == list(range(numbers[0], numbers[-1] + 1))
         follower.page.reload()
-        assert follower.live_by("websocket") < 3
+        follower.live_by("websocket")
+        assert follower.connections[3:] == ["websocket"]
 
 
 def test_polls_after_websockets_were_cut_again_and_again(
@@ -215,11 +218,11 @@ def test_polls_after_websockets_were_cut_again_and_again(
     with Cutting(server.port, after=2) as front, counting(server) as told:
         follower = follow(front.url)
         follower.live_by("websocket")
-        follower.live_by("polling", deadline=20_000)
+        follower.live_by("polling")
         assert follower.connections == ["websocket"] * 3 + ["polling"]
         states = follower.states
         # A trial is cut as well, while the page is live all the time.
-        with follower.page.expect_websocket(timeout=10_000) as trial:
+        with follower.page.expect_websocket() as trial:
             pass
         trial.value.wait_for_event("close")
         follower.has(len(told))
@@ -233,16 +236,17 @@ def test_stays_live_through_a_proxy_that_buffers_and_ends_what_is_idle(
     follow: Callable[[str], Follower], server: Server, transport: str, tmp_path: Path
 ) -> None:
     upgrades = UPGRADES if transport == "websocket" else ()
-    limits = ("proxy_buffering on", "proxy_read_timeout 2", "proxy_send_timeout 2")
+    # A busy machine may be late with its sign of life, which is due each second.
+    limits = ("proxy_buffering on", "proxy_read_timeout 6", "proxy_send_timeout 6")
     with nginx(tmp_path, [server.port], HOST, *upgrades, *limits) as url:
         follower = follow(url)
         follower.live_by(transport)
         states = follower.states
         post(f"{server.url}/number/1")
         follower.has(1)
-        # Twice the idle limit.
+        # More than the idle limit.
         follower.page.wait_for_function(
-            "until => performance.now() > until", arg=states[-1]["after"] + 4_000
+            "until => performance.now() > until", arg=states[-1]["after"] + 8_000
         )
         post(f"{server.url}/number/2")
         follower.has(2)
@@ -269,6 +273,9 @@ def test_moves_unseen_when_the_server_asks_for_it(
                 post(f"{server.url}/reconnect/1.0")
         # More than the time in which a second move would have begun.
         follower.has(len(told) + 15)
+        for websocket in follower.websockets[: 1 if blocked else -1]:
+            if not websocket.is_closed():
+                websocket.wait_for_event("close")
         assert follower.connections == [*before, follower.connections[-1]]
         closed = [websocket.is_closed() for websocket in follower.websockets]
         assert closed == ([True] if blocked else [True, False])

@@ -16,9 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from tests.support.following import Chat, World, closing
-from tests.support.waiting import until
-
-DEADLINE = 30.0  # seconds
+from tests.support.waiting import DEADLINE, until
 
 
 def until_it_waits(world: World, future: Future[Any]) -> None:
@@ -29,7 +27,7 @@ def until_it_waits(world: World, future: Future[Any]) -> None:
         assert not future.done(), future.result()
         return bool(world.scalar(waiting))
 
-    until(waits, DEADLINE)
+    until(waits)
 
 
 def meet(
@@ -109,11 +107,11 @@ def test_locks_rows_of_models_in_the_order_in_which_they_are_written(
         screens = world.screens("desk:1", "desk:2")
 
         def both(session: Session) -> None:
-            updated, moved = session.get_one(Zone, 1), session.get_one(Area, 1)
+            updated, moved = session.get(Zone, 1), session.get(Area, 1)
             updated.n, moved.desk_id = 1, 2
 
         def update(model: Any) -> Callable[[Session], None]:
-            return lambda session: setattr(session.get_one(model, 1), "n", 7)
+            return lambda session: setattr(session.get(model, 1), "n", 7)
 
         meet(world, update(Zone), both, update(Area))
         for screen in screens:
@@ -147,7 +145,7 @@ def test_a_row_that_moves_is_not_locked_more_firmly_than_its_update_does(
             other.add(Note(case_id=1))
             other.flush()
             session.execute(sa.text("SET LOCAL lock_timeout = '10s'"))
-            session.get_one(Case, 1).desk_id = 2
+            session.get(Case, 1).desk_id = 2
             session.commit()
             other.commit()
         assert screen.follow() == [("case.created", {"id": 1, "desk_id": 2})]

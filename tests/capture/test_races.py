@@ -28,8 +28,8 @@ from flask_livepush.emitter import Emitter
 from flask_livepush.protocol.batch import Batch
 from flask_livepush.protocol.publication import Draft, Position
 from tests.support.following import Chat, check, outgoing_of, replace_emitter
+from tests.support.waiting import DEADLINE
 
-DEADLINE = 30.0  # seconds
 # That two transactions change one row is the point; what the loser is told is not.
 LOST = (StaleDataError, sa.exc.SAWarning, sa.exc.DBAPIError, AssertionError)
 

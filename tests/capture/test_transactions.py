@@ -195,7 +195,11 @@ def test_pushes_once_when_commit_is_called_inside_two_savepoints(chat: Chat) -> 
     screen.check()
 
 
-@pytest.mark.parametrize("how", ["close", "reset", "invalidate", "expunge and close"])
+# SQLAlchemy has it from 2.0.22 on.
+RESET = ["reset"] if hasattr(Session, "reset") else []
+
+
+@pytest.mark.parametrize("how", ["close", *RESET, "invalidate", "expunge and close"])
 def test_pushes_nothing_when_the_session_is_closed(chat: Chat, how: str) -> None:
     screen = chat.screen("chat:1")
     session = chat.Session()
@@ -538,7 +542,8 @@ def test_pushes_no_row_when_one_of_two_databases_can_not_prepare(
         screen = binds.screen("all")
         with binds.Session() as session:
             session.add_all([binds.Left(id=1), binds.Right(id=2, other=0)])
-            with pytest.raises(sa.exc.DBAPIError):
+            # The latter from SQLAlchemy 2.0.16, which can't roll back here.
+            with pytest.raises((sa.exc.DBAPIError, sa.exc.IllegalStateChangeError)):
                 session.commit()
             session.rollback()
         assert set(events(screen)) <= {"left.invalidated", "right.invalidated"}

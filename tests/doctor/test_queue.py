@@ -22,6 +22,7 @@ from tests.support.redis import (
     redis_server,
 )
 from tests.support.servers import unused_port
+from tests.support.waiting import DEADLINE
 
 SECRETS = {"SECRET_KEY": "the key of this test"}
 
@@ -35,7 +36,7 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a busy machine be no fault of a server."""
-    monkeypatch.setattr(queue, "_SLOW", 10)
+    monkeypatch.setattr(queue, "_SLOW", DEADLINE)
 
 
 def examine(url: str, prefix: str | None = None, **options: Any) -> list[Finding]:

@@ -18,6 +18,7 @@ from flask_livepush.doctor.wire import (
     WireError,
     first_ready,
 )
+from tests.support.waiting import DEADLINE
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -41,9 +42,9 @@ def server(*answers: bytes) -> Iterator[Wire]:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         address = Address("127.0.0.1", listener.getsockname()[1])
-        with Wire(address, within=5, now=time.monotonic) as wire:
+        with Wire(address, within=DEADLINE, now=time.monotonic) as wire:
             yield wire
-        thread.join(5)
+        thread.join(DEADLINE)
 
 
 def ask(wire: Wire) -> bytes:

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import DEADLINE as BROWSER_DEADLINE
+from tests.support.browser import MILLISECONDS
 from tests.support.chat_site import (
     APP_YAML,
     Follower,
@@ -192,7 +192,6 @@ def test_nothing_is_lost_or_doubled_while_instances_come_and_go(
         page = open_lounge(new_user, front, bob)
         until(
             lambda: all(f.frames for f in followers),
-            30,
             what="not all have joined",
         )
         answers = []
@@ -205,9 +204,9 @@ def test_nothing_is_lost_or_doubled_while_instances_come_and_go(
             def converged() -> bool:
                 return all(shown(f)[0] == committed(database) for f in followers)
 
-            until(converged, 30, what=f"not all show what is committed {what}")
+            until(converged, what=f"not all show what is committed {what}")
             expect(page.locator("#messages .message")).to_have_count(
-                len(committed(database)), timeout=BROWSER_DEADLINE
+                len(committed(database)), timeout=MILLISECONDS
             )
 
         write(10)
@@ -217,7 +216,6 @@ def test_nothing_is_lost_or_doubled_while_instances_come_and_go(
         write(10)
         until(
             lambda: all(f.ends for f in sockets),
-            30,
             what="the age was not noticed",
         )
         check("after their age")
@@ -254,7 +252,7 @@ def open_lounge(new_user: Callable[..., Page], front: Front, visitor: Visitor) -
     )
     page.goto("/rooms/1")
     expect(page.locator("#state")).to_have_text(
-        "live · WebSocket", timeout=BROWSER_DEADLINE
+        "live · WebSocket", timeout=MILLISECONDS
     )
     return page
 
@@ -273,7 +271,7 @@ def check_headers(app_engine: AppEngine, front: Front, visitor: Visitor) -> None
             if "6.6.6.6" in line
         ]
 
-    (line,) = until(seen, 30, what="the request is not in the log")
+    (line,) = until(seen, what="the request is not in the log")
     # Clients may put addresses in front; what Google saw is the last but one.
     assert f"for=6.6.6.6, 127.0.0.1, {RULE} proto=https" in line
     assert "via=1.1 google" in line

@@ -24,12 +24,13 @@ from tests.support.chaos_screens import ROOMS, ChaosScreen
 from tests.support.postgres import Postgres
 from tests.support.redis import RedisServer, redis_server
 from tests.support.servers import Server, launch, start
+from tests.support.waiting import DEADLINE
 
 APP = Path(__file__).parents[1] / "support" / "chaos_app.py"
 TRANSPORTS = ("websocket", "polling")
 SCREENS = 12
-# Seconds after which all screens must be right, once the writers have stopped.
-CONVERGED = 10.0
+# Seconds that a fault is looked for, once the writers have stopped.
+ENOUGH = 10.0
 
 # A client whose server is killed leaves its socket to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -129,17 +130,17 @@ class Chaos:
 
 def rows(writer: Server) -> dict[int, dict[int, Any]]:
     """Return what the database has, by room and id."""
-    found = requests.get(f"{writer.url}/rows", timeout=10).json()
+    found = requests.get(f"{writer.url}/rows", timeout=DEADLINE).json()
     return {
         number: {row["id"]: row for row in found if row["room_id"] == number}
         for number in ROOMS
     }
 
 
-def differing(chaos: Chaos) -> list[str]:
+def differing(chaos: Chaos, within: float) -> list[str]:
     """Wait until all screens show what the database has; return those that do not."""
     truth = rows(chaos.writer)
-    end = time.monotonic() + CONVERGED
+    end = time.monotonic() + within
     while True:
         differ = [s for s in chaos.screens if s.shown() != truth]
         if not differ or time.monotonic() > end:
@@ -167,13 +168,16 @@ def run(postgres: Postgres, *, seed: int, seconds: float, fault: str = "") -> li
         database = stack.enter_context(postgres.database())
         redis = stack.enter_context(redis_server())
         chaos = Chaos(redis, database, seed=seed, fault=fault, stack=stack)
-        requests.post(f"{chaos.writer.url}/begin", timeout=10)
+        requests.post(f"{chaos.writer.url}/begin", timeout=DEADLINE)
         end = time.monotonic() + seconds
         while time.monotonic() < end and not chaos.wrong():
             chaos.break_something()
         chaos.mend_everything()
-        transactions = requests.post(f"{chaos.writer.url}/end", timeout=90).json()
-        problems = chaos.wrong() or differing(chaos) + chaos.wrong()
+        transactions = requests.post(f"{chaos.writer.url}/end", timeout=DEADLINE).json()
+        problems = (
+            chaos.wrong()
+            or differing(chaos, ENOUGH if fault else DEADLINE) + chaos.wrong()
+        )
         counts: Counter[str] = Counter()
         for screen in chaos.screens:
             counts += screen.counts

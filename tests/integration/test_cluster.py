@@ -15,9 +15,9 @@ import socketio
 
 from tests.support.redis import redis_cluster, redis_sentinels, redis_server, until
 from tests.support.servers import MODES, Mode, Server, running
+from tests.support.waiting import DEADLINE
 
 APP = Path(__file__).parents[1] / "support" / "cluster_app.py"
-DEADLINE = 20.0
 
 
 class Screen:
@@ -26,7 +26,9 @@ class Screen:
     def __init__(self, server: Server) -> None:
         self.told: list[tuple[Any, ...]] = []
         self._changed = threading.Condition()
-        self._client = socketio.Client(reconnection=False, handle_sigint=False)
+        self._client = socketio.Client(
+            reconnection=False, handle_sigint=False, request_timeout=DEADLINE
+        )
         # It would start a thread an event, which may run in any order.
         trigger = self._client.eio._trigger_event
         self._client.eio._trigger_event = lambda *args, **options: trigger(

@@ -13,16 +13,17 @@ import pytest
 import requests
 
 from tests.support.protocol_servers import POLLING, answer_of, later
-from tests.support.raw import DEADLINE, Answer, Raw
+from tests.support.raw import Answer, Raw
 from tests.support.redis import redis_server, redis_url
 from tests.support.servers import MODES, Server, running
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 __all__ = ["redis_url"]
 
 APP = Path(__file__).parents[1] / "support" / "cluster_app.py"
 UNKNOWN = {"code": 1, "message": "Session ID unknown"}
-LATE = 3.0
+# Seconds after which a request was left to itself: its owner has 45.
+LATE = 30.0
 
 
 @pytest.fixture(scope="module", params=MODES)

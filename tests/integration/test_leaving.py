@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -25,12 +26,12 @@ from tests.support.raw import Raw
 from tests.support.redis import redis_server
 from tests.support.roaming import Roaming, peak
 from tests.support.servers import MODES, Mode, Program, Server, unused_port
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 SECONDS = 4.0
 SETTINGS = {"LIVEPUSH_DRAIN_SECONDS": SECONDS}
-# Seconds that a busy machine may take for what takes none.
-SLACK = 8.0
+# Of processes that must not need them: more than anybody waits for here.
+LONG = {"LIVEPUSH_DRAIN_SECONDS": 3 * DEADLINE}
 
 
 def enter(server: Server, user: str = "") -> Raw:
@@ -58,10 +59,10 @@ def asked(packet: Any) -> float:
     return float(data["within"])
 
 
-def ended(program: Program, within: float) -> float:
+def ended(program: Program) -> float:
     """Wait until a program has ended; return how many seconds that took."""
     start = time.monotonic()
-    until(lambda: not program.alive, within)
+    until(lambda: not program.alive)
     return time.monotonic() - start
 
 
@@ -92,18 +93,18 @@ def test_a_worker_ends_as_soon_as_its_clients_have_gone(worker: str) -> None:
         websocket.close()
         # Whoever polls can't say goodbye to a server that listens no more, and is
         # given the time.
-        ended(server, SECONDS + SLACK)
+        ended(server)
         assert server.returncode == 0
     assert problems(server) == []
 
 
 @pytest.mark.parametrize("worker", WORKERS)
 def test_a_worker_without_clients_ends_at_once(worker: str) -> None:
-    with gunicorn(worker, settings={"LIVEPUSH_DRAIN_SECONDS": 60}) as server:
+    with gunicorn(worker, settings=LONG) as server:
         enter(server).close()
         Place(server).request("", "POST", path="/emit/1/1")
         server.send(signal.SIGTERM)
-        ended(server, 30)
+        ended(server)
     assert problems(server) == []
 
 
@@ -117,7 +118,7 @@ def test_a_worker_that_still_answers_listens_no_more(tmp_path: Path) -> None:
             until(lambda: not answers(server))
             gate.unlink()
             assert slow.answer().text == "done"
-        ended(server, SLACK)
+        ended(server)
     assert problems(server) == []
 
 
@@ -151,7 +152,7 @@ def test_who_does_not_go_is_closed_in_time(engine: str) -> None:
             assert websocket.read() == "1"
             websocket.close()
         assert time.monotonic() - start > SECONDS / 2
-        ended(server, SECONDS + SLACK)
+        ended(server)
     assert problems(server) == []
 
 
@@ -171,7 +172,7 @@ def test_a_reload_lets_the_old_worker_drain_beside_the_new_one() -> None:
         until(new)
         enter(server).close()  # who comes back is let in
         websocket.close()
-        server.wait_for(rf"Worker exiting \(pid: {old}\)", deadline=SECONDS + SLACK)
+        server.wait_for(rf"Worker exiting \(pid: {old}\)")
     assert problems(server) == []
 
 
@@ -204,19 +205,19 @@ def test_our_own_server_drains_too(mode: Mode) -> None:
         assert Place(server).request("", path="/livepush/ready").status == 503
         assert Place(server).request("", path="/livepush/live").status == 200
         websocket.close()
-        ended(server, SECONDS + SLACK)
+        ended(server)
         assert server.returncode == 0
     assert problems(server) == []
 
 
 def test_a_second_signal_ends_our_own_server_at_once() -> None:
-    with development("threading", {"LIVEPUSH_DRAIN_SECONDS": 60}) as server:
+    with development("threading", LONG) as server:
         until(lambda: answers(server))
         websocket = enter(server)
         server.send(signal.SIGTERM)
         asked(websocket.read())
         server.send(signal.SIGTERM)
-        ended(server, SLACK)
+        ended(server)
         assert server.returncode == -signal.SIGTERM
         websocket.close()
 
@@ -236,13 +237,15 @@ def test_a_connection_is_asked_alone_before_it_is_too_old() -> None:
         first = enter(server)
         query = enter_polling(server)
         assert asked(Place(server).request(query).text) < 0.1
-        second = enter(server)
         assert asked(first.read()) < 0.1
         assert time.monotonic() - start > 1.7
         # The later one is not asked with it; nor is anybody asked twice.
-        second.socket.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            second.read()
+        start = time.monotonic()
+        second = enter(server)
+        assert asked(second.read()) < 0.1
+        assert time.monotonic() - start > 1.7
+        first.text('420["livepush.subscribe",{"v":1,"room":"chat:1"}]')
+        assert str(first.read()).startswith("430")
         first.close()
         second.close()
 
@@ -264,7 +267,7 @@ def test_gunicorn_does_not_start_with_nonsense(
     server = gunicorns.launch(args[-1], *args[:-1], settings=settings)
     try:
         server.wait_for(sentence)
-        ended(server, 20)
+        ended(server)
         assert server.returncode != 0
     finally:
         server.stop(patience=1)
@@ -314,13 +317,19 @@ class Traffic:
 
 
 def restart_one_after_the_other(
-    queue: dict[str, Any], *, clients: int, seconds: float, pause: float
+    queue: dict[str, Any],
+    *,
+    clients: int,
+    seconds: float,
+    pause: float,
+    offline: float = math.inf,
 ) -> None:
     """Restart three processes under traffic, and check what their clients saw.
 
     Args:
         seconds: What LIVEPUSH_DRAIN_SECONDS is.
         pause: Seconds between two events.
+        offline: Seconds for which no client may be, on a machine left alone.
     """
     settings = {**queue, "LIVEPUSH_DRAIN_SECONDS": seconds}
     ports = [unused_port() for _ in range(3)]
@@ -334,7 +343,7 @@ def restart_one_after_the_other(
         servers = [begin(port) for port in ports]
         stack.callback(lambda: [server.stop(patience=1) for server in servers])
         roaming = stack.enter_context(Roaming(ports, clients))
-        until(lambda: roaming.live == clients, 60)
+        until(lambda: roaming.live == clients)
         traffic = Traffic(emitter(settings), pause)
         stack.callback(traffic.stop)
         # Not the time in which the next process begins, and nobody goes.
@@ -342,12 +351,12 @@ def restart_one_after_the_other(
         for number, port in enumerate(ports):
             server = servers[number]
             server.send(signal.SIGTERM)
-            lasted += ended(server, seconds + SLACK)
+            lasted += ended(server)
             assert server.stop() == 0
             assert problems(server) == []
             servers[number] = begin(port)
         traffic.stop()
-        until(lambda: roaming.all_at(traffic.sent), 20)
+        until(lambda: roaming.all_at(traffic.sent))
         roaming.check()
         assert roaming.live == clients
         assert roaming.counts["closed"] == 0
@@ -358,8 +367,11 @@ def restart_one_after_the_other(
             f"most {peak(roaming.returns)} in a second ({mean:.1f} on average), "
             f"offline for {max(roaming.offline):.3f} s at most"
         )
-        assert max(roaming.offline) < 2
-        assert peak(roaming.returns) <= 3 * mean
+        assert max(roaming.offline) < offline
+        # When they come is for the machine to say; when they go, for us: evenly in half
+        # of the time of each process.
+        even = len(roaming.departures) / (len(ports) * seconds / 2)
+        assert peak(roaming.departures) <= 3 * even
 
 
 def test_a_rolling_restart_is_not_noticed(queue: dict[str, Any]) -> None:
@@ -370,11 +382,11 @@ def test_a_rolling_restart_is_not_noticed(queue: dict[str, Any]) -> None:
 def test_a_rolling_restart_with_1000_clients_is_not_noticed(
     queue: dict[str, Any],
 ) -> None:
-    restart_one_after_the_other(queue, clients=1000, seconds=10, pause=0.1)
+    restart_one_after_the_other(queue, clients=1000, seconds=10, pause=0.1, offline=2)
 
 
 def test_who_polls_leaves_through_another_process(queue: dict[str, Any]) -> None:
-    settings = {**queue, "LIVEPUSH_DRAIN_SECONDS": 60}
+    settings = {**queue, **LONG}
     with ExitStack() as stack:
         stays = stack.enter_context(gunicorn("gthread", settings=settings))
         goes = stack.enter_context(gunicorn("gthread", settings=settings))
@@ -385,13 +397,13 @@ def test_who_polls_leaves_through_another_process(queue: dict[str, Any]) -> None
             asked(poll.answer().text)
         # It listens no more: whatever stands in front asks the other one.
         assert Place(stays).request(query, "POST", body="1").text == "ok"
-        ended(goes, 30)
+        ended(goes)
         assert problems(goes) == problems(stays) == []
 
 
 def test_who_polls_by_another_process_that_leaves_stays(queue: dict[str, Any]) -> None:
     """Bug: that process took the client's connection along."""
-    settings = {**queue, "LIVEPUSH_DRAIN_SECONDS": 60}
+    settings = {**queue, **LONG}
     with ExitStack() as stack:
         stays = stack.enter_context(gunicorn("gthread", settings=settings))
         goes = stack.enter_context(gunicorn("gthread", settings=settings))
@@ -402,7 +414,7 @@ def test_who_polls_by_another_process_that_leaves_stays(queue: dict[str, Any]) -
             until(lambda: Place(stays).request("", path=f"/polled/{sid}").json)
             goes.send(signal.SIGTERM)
             assert poll.answer().text == "6"
-        ended(goes, 30)
+        ended(goes)
         assert Place(stays).request(query, "POST", body="1").text == "ok"
         assert problems(goes) == problems(stays) == []
 
@@ -428,11 +440,8 @@ def test_who_moves_stays_in_the_room_and_who_leaves_is_soon_gone(
         stack.enter_context(client(stays, "ada"))
         clients["ada"].close()
         clients["ben"].close()
-        ended(goes, SECONDS + SLACK)
-        start = time.monotonic()
+        ended(goes)
         eve.wait(lambda: present(eve) == ["ada", "eve"])
-        # 3 s for ben to come back, and 3 s until somebody looks.
-        assert time.monotonic() - start < 8
         told = [data for name, data, _ in eve.frames[before:]]
         assert [data["left"] for data in told if data["left"]] == [
             [{"id": "ben"}],

@@ -16,8 +16,8 @@ from tests.support.figures import figure
 from tests.support.live_client import LiveClient
 from tests.support.redis import until
 from tests.support.servers import Program
+from tests.support.waiting import DEADLINE
 
-DEADLINE = 20.0
 CONFIGURATION = """\
 from prometheus_client import multiprocess
 

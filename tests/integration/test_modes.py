@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.live_client import DEADLINE, LiveClient, shown
+from tests.support.live_client import LiveClient, shown
 from tests.support.servers import MODES, Mode, Program, running
+from tests.support.waiting import DEADLINE
 
 APP = Path(__file__).parents[1] / "support" / "live_app.py"
 TRANSPORTS = ("websocket", "polling")
@@ -157,7 +158,7 @@ def test_joins_that_race_commits_lose_and_double_nothing(
     threads = [safely(join(client, n)) for n, client in enumerate(clients)]
     threads += [safely(lambda: write(url, room, 50)) for _ in range(4)]
     for thread in threads:
-        thread.join(3 * DEADLINE)
+        thread.join(DEADLINE)
         assert not thread.is_alive()
     assert problems == []
     expected = ids(url, room)
@@ -280,7 +281,7 @@ def test_leaving_in_the_middle_of_a_join_leaves_nothing_behind(
     requests.post(f"{url}/gate/close", timeout=DEADLINE)
     client = LiveClient(url, transport)
     client.send("livepush.subscribe", {"room": "slow:1"})
-    assert requests.get(f"{url}/asked", timeout=30).text == "True"
+    assert requests.get(f"{url}/asked", timeout=DEADLINE).text == "True"
     client.close()
     requests.post(f"{url}/gate/open", timeout=DEADLINE)
     assert_empty(url)

@@ -34,14 +34,11 @@ from tests.support.protocol_servers import problems, serving
 from tests.support.redis import redis_server
 from tests.support.servers import Server, launch, on_unused_port, start
 from tests.support.system import require
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 APP = Path(__file__).parents[1] / "support" / "crowd_app.py"
 NODES = 3
 WORKERS = 4
-# Seconds for what has to be soon, on a machine that has other things to do: all are
-# live, all show what the database has, nothing is kept of them.
-SOON = 20.0
 # Seconds from a process's end to when all but one in a hundred of its clients are live
 # again, at full length; one comes back after 0.5 to 1.5 s.
 BACK = 2.0
@@ -152,7 +149,9 @@ class BehindNginx(Place):
 
     def kept(self) -> list[dict[str, int]]:
         urls = [server.url for server in self._servers]
-        return [requests.get(f"{url}/kept", timeout=10).json()["kept"] for url in urls]
+        return [
+            requests.get(f"{url}/kept", timeout=DEADLINE).json()["kept"] for url in urls
+        ]
 
     def problems(self) -> list[str]:
         every = [*self._past, *self._servers]
@@ -190,7 +189,7 @@ class OnOnePort(Place):
         found: dict[int, dict[str, int]] = {}
 
         def ask() -> bool:
-            answer = requests.get(f"{self.url}/kept", timeout=10).json()
+            answer = requests.get(f"{self.url}/kept", timeout=DEADLINE).json()
             found[answer["pid"]] = answer["kept"]
             return len(found) == WORKERS
 
@@ -235,7 +234,7 @@ def run(
     pause: float,
     seconds: float,
     every: float,
-    back: float = SOON,
+    back: float = math.inf,
 ) -> list[str]:
     """Let clients follow what is written while processes are killed.
 
@@ -259,23 +258,23 @@ def run(
         place = stack.enter_context(PLACES[kind](env, folder))
         crowd = Crowd(place.port, clients, rooms=rooms, seed=seed)
         stack.enter_context(crowd)
-        until(crowd.all_live, SOON)
+        until(crowd.all_live)
         end = time.monotonic() + seconds
         with Traffic(place.port, rooms=rooms, seed=seed, pause=pause) as traffic:
             while time.monotonic() + every < end:
                 time.sleep(every)
                 place.kill(dice)
-                until(crowd.all_live, SOON)
+                until(crowd.all_live)
             time.sleep(max(0, end - time.monotonic()))
-        rows = requests.get(f"{place.url}/rows", timeout=10).json()
+        rows = requests.get(f"{place.url}/rows", timeout=DEADLINE).json()
         with suppress(AssertionError):
-            until(lambda: not crowd.differing(rows), SOON)
+            until(lambda: not crowd.differing(rows))
         wrong = crowd.wrong + crowd.differing(rows)
         print(f"{len(rows)} rows; {dict(traffic.counts)}; {dict(crowd.counts)}")
         wrong += late(crowd, place, back)
         crowd.leave()
         with suppress(AssertionError):
-            until(lambda: not any(map(any_of, place.kept())), SOON)
+            until(lambda: not any(map(any_of, place.kept())))
         wrong += [f"a process keeps {kept}" for kept in place.kept() if any_of(kept)]
         return wrong + place.problems()
 

@@ -11,9 +11,9 @@ import requests
 from tests.support.live_client import LiveClient
 from tests.support.redis import redis_server, until
 from tests.support.servers import Mode, Server, running
+from tests.support.waiting import DEADLINE
 
 APP = Path(__file__).parents[1] / "support" / "presence_app.py"
-DEADLINE = 20.0
 
 
 def here(client: LiveClient) -> list[str]:

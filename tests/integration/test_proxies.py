@@ -152,7 +152,6 @@ def test_connections_of_each_kind_are_live(
             stack.callback(followers[-1].stop)
         until(
             lambda: all(f.frames for f in followers),
-            30,
             what="not all have joined",
         )
         for number in range(3):
@@ -160,7 +159,6 @@ def test_connections_of_each_kind_are_live(
         for follower in followers:
             until(
                 lambda f=follower: len(f.frames) == 4,
-                30,
                 what="not all is told",
             )
             told = [data["body"] for _, data, _ in follower.frames[1:]]
@@ -206,7 +204,7 @@ def test_what_clients_say_of_themselves_does_not_get_through(
         ]
 
     # A line is written after the answer.
-    until(lambda: len(seen()) == 4, 30, what="the requests are not in the log")
+    until(lambda: len(seen()) == 4, what="the requests are not in the log")
     for line in seen():
         assert "for=127.0.0.1 proto=https" in line
         assert f"host=127.0.0.1:{front.port}" in line
@@ -281,14 +279,12 @@ def test_sockets_may_have_a_service_of_their_own(
             stack.callback(follower.stop)
         until(
             lambda: all(f.frames for f in followers),
-            30,
             what="not all have joined",
         )
         assert ada.post("from the web") == 200
         for follower in followers:
             until(
                 lambda f=follower: len(f.frames) == 2,
-                30,
                 what="it is not told",
             )
             assert follower.frames[1][1]["body"] == "from the web"

@@ -14,8 +14,8 @@ import pytest
 import requests
 import websocket
 
-from tests.support.live_client import DEADLINE
 from tests.support.servers import MODES, Mode, running
+from tests.support.waiting import DEADLINE
 
 APP = Path(__file__).parents[1] / "support" / "live_app.py"
 COUNT = 60

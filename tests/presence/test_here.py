@@ -113,6 +113,41 @@ def test_several_connections_in_several_processes_are_one_user() -> None:
     assert it.told[1][-1] == ("a", [], ["ada"])
 
 
+class Killed(BaseException):
+    """What ends a greenlet from outside."""
+
+
+@pytest.mark.parametrize("at", ["beat", "change", "sleep"])
+def test_a_worker_that_is_killed_is_followed_by_another_one(at: str) -> None:
+    """Bug: the users of its process were taken for gone after 10 s, and stayed so."""
+    clock = Clock()
+    store = Store(now=clock)
+    work: list[Callable[[], None]] = []
+
+    def kill(*_: object, **options: object) -> None:
+        raise Killed
+
+    node = Presence(
+        store,
+        relay=lambda room, step: node.close(),  # it is told, so all is well
+        tell=lambda room, joined, left: None,
+        spawn=work.append,
+        sleep=kill,
+        now=clock,
+        damping=3,
+    )
+    store.failing = at == "sleep"
+    works = getattr(store, at, None)
+    setattr(store, at, kill)
+    node.join("s1", "a", "ada")
+    with pytest.raises(Killed):
+        work.pop()()
+    store.failing = False
+    setattr(store, at, works)
+    work.pop()()
+    assert store.read(["a"])[0].entries == {node.node: {"ada": ""}}
+
+
 def test_an_outage_is_told_once_a_minute_and_its_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

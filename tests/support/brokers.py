@@ -16,7 +16,7 @@ from flask_livepush.brokers.redis_servers import Command
 from flask_livepush.outgoing import Outgoing
 from flask_livepush.protocol.publication import Publication
 
-DEADLINE = 20.0
+from .waiting import DEADLINE
 
 
 class Clock:
@@ -88,11 +88,9 @@ def spawn(function: Callable[[], object]) -> None:
     threading.Thread(target=function, daemon=True).start()
 
 
-def memory(
-    *, size: int, ttl: float, now: Callable[[], float], max_queue: int
-) -> Broker:
+def memory(**options: Any) -> Broker:
     """Make a broker inside this process."""
-    return MemoryBroker(size=size, ttl=ttl, now=now, spawn=spawn, max_queue=max_queue)
+    return MemoryBroker(spawn=spawn, **options)
 
 
 def in_front_of(broker: Broker, *, max_bytes: int = 1_000_000) -> Outgoing:
@@ -181,7 +179,7 @@ def on_redis(url: str, **options: Any) -> RedisBroker:
 
     It is patient, since the machine may be busy, unless ``quick`` says otherwise.
     """
-    found = servers(url, quick=options.pop("quick", 5.0))
+    found = servers(url, quick=options.pop("quick", DEADLINE))
     options.setdefault("prefix", new_prefix())
     defaults = {"size": 100, "ttl": 300, "spawn": spawn, "sleep": time.sleep}
     defaults["confirm_within"] = DEADLINE

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .system import require
+from .waiting import DEADLINE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
 #: Milliseconds a page's own waits may take before the test fails.
-DEADLINE = 10_000
+MILLISECONDS = 1000 * DEADLINE
 
 #: What the fixtures need to know of the test when they are torn down (conftest).
 FAILED = pytest.StashKey[bool]()
@@ -56,7 +57,7 @@ def browser() -> Iterator[Browser]:
     arguments = [*_ARGUMENTS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=executable, args=arguments, timeout=60_000
+            executable_path=executable, args=arguments, timeout=MILLISECONDS
         )
         yield browser
         browser.close()
@@ -71,7 +72,7 @@ def new_user(
 
     def new_user(**options: Any) -> Page:
         context = browser.new_context(**options)
-        context.set_default_timeout(DEADLINE)
+        context.set_default_timeout(MILLISECONDS)
         console: list[str] = []
         context.on("console", lambda message: console.append(message.text))
         context.on("weberror", lambda error: console.append(str(error.error)))
@@ -95,7 +96,7 @@ def _screenshots(context: BrowserContext, directory: Path, user: int) -> list[st
     for number, page in enumerate(context.pages, 1):
         path = directory / f"user-{user}-page-{number}.png"
         try:
-            page.screenshot(path=path, timeout=DEADLINE)
+            page.screenshot(path=path, timeout=MILLISECONDS)
             report.append(f"{page.url}: {path}")
         except Error as error:
             report.append(f"{page.url}: no screenshot, {error}")

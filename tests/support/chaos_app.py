@@ -35,6 +35,7 @@ from flask_livepush.protocol.publication import Position, Publication
 from flask_livepush.protocol.subscription import Subscription
 from tests.support.chaos_screens import ROOMS, UNCOMMITTED
 from tests.support.late import LateBroker, OtherBroker, disturb_brokers
+from tests.support.waiting import DEADLINE
 
 WRITERS = 4
 #: Rows there are at most; then more are deleted.
@@ -156,7 +157,7 @@ class Writer:
 
     def wait(self) -> None:
         """Wait for its end."""
-        self._thread.join(60)
+        self._thread.join(DEADLINE)
         assert not self._thread.is_alive(), "a writer hangs"
 
     def _run(self) -> None:

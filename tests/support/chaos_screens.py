@@ -19,6 +19,8 @@ import engineio.payload
 import requests
 import socketio
 
+from .waiting import DEADLINE
+
 # Its polling client gives up at an answer of more than 16 packets, unless told so.
 engineio.payload.Payload.max_decode_packets = 10_000
 
@@ -106,7 +108,7 @@ class ChaosScreen:
         """Leave."""
         self._stop.set()
         self.cut()
-        self._thread.join(30)
+        self._thread.join(DEADLINE)
 
     # -- the connection --------------------------------------------------------------
 
@@ -159,7 +161,7 @@ class ChaosScreen:
         with suppress(Exception):
             self._break(client)
         if eio.read_loop_task is not None:
-            eio.read_loop_task.join(10)
+            eio.read_loop_task.join(DEADLINE)
         with suppress(Exception):
             eio.ws.shutdown()
         with suppress(Exception):

@@ -24,10 +24,9 @@ import trustme
 import websocket
 import yaml
 
-from .live_client import DEADLINE
 from .servers import ROOT, Program, on_unused_port
 from .system import require
-from .waiting import until
+from .waiting import DEADLINE, until
 
 APP_YAML: dict[str, Any] = yaml.safe_load((ROOT / "app.yaml").read_text())
 ENTRYPOINT: str = APP_YAML["entrypoint"]
@@ -93,7 +92,7 @@ def start_instance(
             return True
         return False
 
-    until(listens, 3 * DEADLINE, what=f"nothing listens on {port}")
+    until(listens, DEADLINE, what=f"nothing listens on {port}")
     return program, port
 
 
@@ -105,7 +104,7 @@ def fill(env: Mapping[str, str]) -> None:
         cwd=ROOT,
         check=True,
         stdout=subprocess.DEVNULL,
-        timeout=60,
+        timeout=DEADLINE,
     )
 
 
@@ -136,7 +135,7 @@ class Front:
                 return self.get("/login").status_code == 200
             return False
 
-        until(answers, 3 * DEADLINE, what="the chat does not answer")
+        until(answers, DEADLINE, what="the chat does not answer")
 
     def get(self, path: str, **headers: str) -> requests.Response:
         """Ask once, on a connection of its own."""
@@ -329,7 +328,7 @@ class WebSocketWire:
             cookie=visitor.cookie(),
             origin=front.url,
             sslopt={"ca_certs": str(front.ca)},
-            timeout=2 * DEADLINE,
+            timeout=DEADLINE,
         )
 
     def send(self, text: str) -> None:
@@ -365,7 +364,7 @@ class PollingWire:
         self._address += self.sid
 
     def _get(self) -> str:
-        answer = self._http.get(self._address, timeout=4 * DEADLINE)
+        answer = self._http.get(self._address, timeout=DEADLINE)
         if answer.status_code != 200:
             raise Ended(f"{answer.status_code} {answer.text}")
         return answer.text

@@ -18,7 +18,7 @@ from flask_livepush import LivePush
 from flask_livepush.transports.engine.polls import EventPoll
 from flask_livepush.transports.engine.server import Engine
 
-from .brokers import DEADLINE
+from .waiting import DEADLINE
 
 
 class User(flask_login.UserMixin):  # type: ignore[misc]

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from bench.load import Wire
 
 from .raw import CLOSE, Raw, frame
+from .waiting import DEADLINE
 
 #: Seconds, in the settings of the servers that are called so.
 PING_INTERVAL, PING_TIMEOUT = 4, 4
@@ -188,7 +189,7 @@ class Crowd:
 
     def __exit__(self, *_: object) -> None:
         self._stops.set()
-        self._thread.join(30)
+        self._thread.join(DEADLINE)
         for client in self.clients:
             self._drop(client)
         self._selector.close()
@@ -247,6 +248,7 @@ class Crowd:
             heapq.heappop(self._timers)[2]()
         if self._leaves:
             self._leaves = False
+            self._timers.clear()  # nobody comes back
             for client in self.clients:
                 self._part(client)
             return
@@ -616,7 +618,7 @@ class Traffic:
 
     def __exit__(self, *_: object) -> None:
         self._stops.set()
-        self._thread.join(60)
+        self._thread.join(DEADLINE)
         if self._failure is not None:
             raise self._failure
         assert not self._thread.is_alive(), "a write hangs"

@@ -13,8 +13,10 @@ from tests.support.servers import serve
 
 app = Flask("visited")
 app.config.update(SECRET_KEY="a key of this test alone")
-if "--short" in sys.argv:
-    app.config.update(LIVEPUSH_PING_INTERVAL=0.2, LIVEPUSH_CONNECT_TIMEOUT=1)
+if "--beating" in sys.argv:
+    app.config.update(LIVEPUSH_PING_INTERVAL=0.2)
+if "--strict" in sys.argv:
+    app.config.update(LIVEPUSH_CONNECT_TIMEOUT=1)
 if "VISITED_ENGINE" in os.environ:
     app.config.update(LIVEPUSH_ENGINE=os.environ["VISITED_ENGINE"])
 livepush = LivePush(app)

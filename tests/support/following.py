@@ -36,6 +36,7 @@ from flask_livepush.protocol.encoding import encode
 from flask_livepush.protocol.publication import Position, Publication
 
 from .postgres import Postgres
+from .waiting import DEADLINE, until
 
 Shown = dict[str, dict[Any, dict[str, Any]]]
 _numbers = count(1)
@@ -150,6 +151,7 @@ class Screen:
 
     def read_anew(self) -> None:
         """Start from a snapshot, whose position is read before it."""
+        self._wait()
         self.position = self._livepush.position(self.room)
         self.kinds = {}
         self._keys = {}
@@ -179,7 +181,14 @@ class Screen:
             self.read_anew()
         return [(p.event, json.loads(p.data)) for p in told]
 
+    def _wait(self) -> None:
+        """Wait until all that was committed so far has been published."""
+        outgoing = outgoing_of(self._livepush)
+        outgoing.wait_until_told(DEADLINE)  # looks more often
+        until(outgoing.finish, what=f"{self}: something waits")
+
     def _since(self) -> list[Publication]:
+        self._wait()
         answer = broker_of(self._livepush).history(self.room, self.position)
         told = answer.publications
         assert told is not None, f"{self} can't be recovered"
@@ -198,7 +207,10 @@ class Screen:
             for t in self._livepush._models._tracking.all()  # type: ignore[union-attr]
             if t.kind == kind
         ]
-        assert not declared or set(data) in declared, f"undeclared fields in {data}"
+        # A field whose value can't be sent is missing.
+        assert not declared or any(set(data) <= fields for fields in declared), (
+            f"undeclared fields in {data}"
+        )
         self.kinds.setdefault(kind, {})[data[self._keys.get(kind, "id")]] = data
 
     def commits(self) -> list[list[str]]:
@@ -206,6 +218,7 @@ class Screen:
 
         The screen stays where it is.
         """
+        self._wait()
         groups: list[list[str]] = [[]]
         answer = broker_of(self._livepush).history(self.room, self.position)
         for publication in answer.publications or ():
@@ -262,7 +275,8 @@ def snapshot(livepush: LivePush, room: str) -> dict[str, Any]:
 
 def replace_emitter(livepush: LivePush, emitter: Emitter) -> None:
     """Let commits go out through another emitter."""
-    livepush._apps[:] = [replace(livepush._apps[0], emitter=emitter)]
+    parts = livepush._app()
+    parts.app.extensions["livepush.parts"] = replace(parts, emitter=emitter)
 
 
 class Chat(World):

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.pool import NullPool
 
 from flask_livepush import LivePush
+from tests.support.waiting import DEADLINE
 
 app = Flask("live")
 file = os.environ.get("LIVE_DATABASE") or sys.argv[1]
@@ -59,7 +60,7 @@ def chat(user: Any, room_id: int) -> bool:
 def slow(user: Any, number: int) -> bool:
     """Answer when the gate is opened."""
     asked.set()
-    return gate.wait(30)
+    return gate.wait(DEADLINE)
 
 
 @livepush.track(rooms=chat, fields=("id", "body"), latest=10_000)
@@ -118,7 +119,7 @@ def turn(state: str) -> str:
 @app.get("/asked")
 def was_asked() -> str:
     """Wait until a slow room's rule is being asked."""
-    return str(asked.wait(20))
+    return str(asked.wait(DEADLINE))
 
 
 @app.get("/left")

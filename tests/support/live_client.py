@@ -11,10 +11,10 @@ import engineio.payload
 import requests
 import socketio
 
+from .waiting import DEADLINE
+
 # Its polling client gives up at an answer of more than 16 packets, unless told so.
 engineio.payload.Payload.max_decode_packets = 10_000
-
-DEADLINE = 10.0
 
 
 class LiveClient:
@@ -29,7 +29,9 @@ class LiveClient:
         self.frames: list[tuple[str, Any, Any]] = []
         self.url = url
         self._changed = threading.Condition()
-        self.client = socketio.Client(reconnection=False, handle_sigint=False)
+        self.client = socketio.Client(
+            reconnection=False, handle_sigint=False, request_timeout=DEADLINE
+        )
         # It would start a thread a message, which may run in any order.
         trigger = self.client.eio._trigger_event
 

@@ -21,6 +21,7 @@ import pytest
 
 from .servers import Program, on_unused_port
 from .system import find, require
+from .waiting import DEADLINE
 
 _OWNER = "tests"
 
@@ -74,7 +75,7 @@ class MariaDB:
                 port=self.port,
                 user=_OWNER,
                 password=self._password,
-                connect_timeout=10,
+                connect_timeout=DEADLINE,
                 autocommit=True,
             ) as connection,
             connection.cursor() as cursor,
@@ -137,7 +138,7 @@ def _create_data(install: Path, home: Path) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        timeout=120,
+        timeout=DEADLINE,
     )
 
 

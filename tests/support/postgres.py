@@ -22,6 +22,7 @@ import pytest
 
 from .servers import Program, on_unused_port
 from .system import find, require
+from .waiting import DEADLINE
 
 _OWNER = "postgres"
 
@@ -71,13 +72,22 @@ class Postgres:
         import psycopg
 
         url = self.url("postgres").replace("+psycopg", "", 1)
-        with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+        with psycopg.connect(
+            url, autocommit=True, connect_timeout=int(DEADLINE)
+        ) as connection:
             connection.execute(statement.encode())
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server of the tests' own."""
+    with running() as server:
+        yield server
+
+
+@contextmanager
+def running() -> Iterator[Postgres]:
+    """Run a PostgreSQL server."""
     initdb, server = require("initdb"), require("postgres")
     # pytest's directory may not be entered by other users, and the path of a Unix
     # socket is limited to about 100 bytes: hence a short one of its own.
@@ -125,7 +135,7 @@ def _create_cluster(initdb: Path, home: Path, password: str) -> None:
         cwd=home,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        timeout=120,
+        timeout=DEADLINE,
     )  # fmt: skip
 
 

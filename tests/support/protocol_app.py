@@ -19,6 +19,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from flask_livepush import LivePush
 from tests.support.servers import announce, current_mode, serve
+from tests.support.waiting import DEADLINE
 
 #: Bytes that may wait for one connection.
 LIMIT = 200_000
@@ -117,7 +118,11 @@ app, livepush = create()
 short, _ = create(
     LIVEPUSH_PING_INTERVAL=0.3, LIVEPUSH_PING_TIMEOUT=0.2, LIVEPUSH_UPGRADE_TIMEOUT=0.5
 )
-serving = DispatcherMiddleware(app, {"/short": short.wsgi_app})
+# For clients that do answer, on a machine that is late with all of it.
+beating, _ = create(LIVEPUSH_PING_INTERVAL=0.3, LIVEPUSH_PING_TIMEOUT=DEADLINE)
+serving = DispatcherMiddleware(
+    app, {"/short": short.wsgi_app, "/beating": beating.wsgi_app}
+)
 
 
 def serve_encrypted(certificate: str) -> None:

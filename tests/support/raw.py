@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-#: Seconds after which an answer that does not come is a failure.
-DEADLINE = 15.0
+from .waiting import DEADLINE
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 

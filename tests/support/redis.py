@@ -91,7 +91,7 @@ class RedisServer:
             name=f"redis-server {self.port}",
             cwd=self._home,
         )
-        self.program.wait_for("Ready to accept connections", deadline=20)
+        self.program.wait_for("Ready to accept connections")
 
     @property
     def url(self) -> str:
@@ -106,7 +106,7 @@ class RedisServer:
     @contextmanager
     def client(self) -> Iterator[Redis]:
         """Return a client of redis-py's own."""
-        with Redis(port=self.port, socket_timeout=5) as client:
+        with Redis(port=self.port, socket_timeout=DEADLINE) as client:
             yield client
 
     def ask(self, *words: str | int) -> Any:
@@ -229,7 +229,7 @@ class Sentinels:
 
     def current(self) -> int:
         """Return the port of the primary, as the sentinels see it."""
-        with Redis(port=self.ports[0], socket_timeout=5) as client:
+        with Redis(port=self.ports[0], socket_timeout=DEADLINE) as client:
             return int(
                 client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[
                     1
@@ -244,7 +244,7 @@ class Sentinels:
         """
         words = ("SENTINEL", "SET", SERVICE, "down-after-milliseconds", silence)
         for port in self.ports:
-            with Redis(port=port, socket_timeout=5) as client:
+            with Redis(port=port, socket_timeout=DEADLINE) as client:
                 client.execute_command(*words)
 
 
@@ -267,7 +267,7 @@ def redis_sentinels() -> Iterator[Sentinels]:
 
 
 def _knows_all(port: int) -> bool:
-    with Redis(port=port, socket_timeout=5) as client:
+    with Redis(port=port, socket_timeout=DEADLINE) as client:
         found: Any = client.sentinel_master(SERVICE)
         return bool(found["num-slaves"] == 1 and found["num-other-sentinels"] == 2)
 
@@ -306,7 +306,7 @@ def _start_sentinel(home: Path, primary: int) -> tuple[Program, int]:
             cwd=home,
         )
         with suppress(Timeout):
-            program.wait_for("Sentinel ID is", deadline=20)
+            program.wait_for("Sentinel ID is")
             return program, port
         program.stop(patience=1)
         assert attempt < 4, program.log

@@ -18,6 +18,7 @@ from contextlib import suppress
 from bench.load import Wire, ack_of, subscribe
 
 from .raw import CLOSE, frame
+from .waiting import DEADLINE
 
 # Seconds before a client that found no server tries again.
 _AGAIN = 0.1
@@ -60,6 +61,8 @@ class Roaming:
         self.offline: list[float] = []
         #: When clients came back, on this machine's clock.
         self.returns: list[float] = []
+        #: When they were to go, by what they were asked and by chance.
+        self.departures: list[float] = []
         #: How many were asked, and how many were closed without.
         self.counts: Counter[str] = Counter()
 
@@ -69,7 +72,7 @@ class Roaming:
 
     def __exit__(self, *_: object) -> None:
         self._stops.set()
-        self._thread.join(30)
+        self._thread.join(DEADLINE)
         for client in self.clients:
             if client.wire is not None:
                 client.wire.sock.close()
@@ -169,6 +172,7 @@ class Roaming:
                 self.counts["asked"] += 1
                 moment = self._dice.uniform(0, data["within"])
                 client.leaves_at = time.monotonic() + moment
+                self.departures.append(client.leaves_at)
             elif name == "tick":
                 self._follow(client, rest[0]["epoch"], rest[0]["offset"])
 

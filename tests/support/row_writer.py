@@ -20,11 +20,12 @@ from redis import Redis
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 from flask_livepush import LivePush
+from tests.support.following import outgoing_of
 from tests.support.late import LateBroker, disturb_brokers
+from tests.support.waiting import DEADLINE, until
 
 ROOM = "rows:1"
 THREADS = 20
-DEADLINE = 60
 
 
 class Base(DeclarativeBase):
@@ -88,6 +89,7 @@ class Writer:
         )
         disturb_brokers(LateBroker, seed=(seed, number), within=0.05, stamps=stamps)
         livepush = LivePush(app)
+        self._outgoing = outgoing_of(livepush)
         room = livepush.room("rows:<int:table_id>")(lambda user, table_id: True)
         livepush.track(rooms=room, fields=("id", "a", "b"), kind="row")(Row)
         self._make = sessionmaker(self._engine)
@@ -97,6 +99,8 @@ class Writer:
         """Write to all rows."""
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(self._take, range(1, THREADS + 1)))
+        # Redis may have been too busy to answer in time; what it was not told waits.
+        until(lambda: self._outgoing.depth == 0)
 
     def _take(self, first: int) -> None:
         # The same thread of either writer takes the same rows in the same order.

@@ -31,6 +31,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
+from .waiting import DEADLINE
+
 Mode = Literal["threading", "eventlet", "gevent"]
 MODES: tuple[Mode, ...] = ("threading", "eventlet", "gevent")
 
@@ -136,7 +138,7 @@ class Program:
             return "".join(self._lines)
 
     def wait_for(
-        self, pattern: str, *, deadline: float = 30, after: int = 0
+        self, pattern: str, *, deadline: float = DEADLINE, after: int = 0
     ) -> re.Match[str]:
         """Wait until a line matches, now or later, and return the match.
 
@@ -179,10 +181,10 @@ class Program:
     def kill(self) -> None:
         """End it at once, with all it started, as a power cut would."""
         self._kill_session()
-        self._process.wait(10)
+        self._process.wait(DEADLINE)
         self._close()
 
-    def stop(self, *, ask: int = signal.SIGTERM, patience: float = 10) -> int:
+    def stop(self, *, ask: int = signal.SIGTERM, patience: float = DEADLINE) -> int:
         """Ask it to end with a signal, end it after ``patience`` seconds, clean up.
 
         Returns:
@@ -192,7 +194,7 @@ class Program:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(patience)
         self._kill_session()
-        status = self._process.wait(10)
+        status = self._process.wait(DEADLINE)
         self._close()
         return status
 
@@ -208,7 +210,7 @@ class Program:
     def _close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._reader.join(10)
+        self._reader.join(DEADLINE)
 
     def _read(self) -> None:
         stdout = self._process.stdout
@@ -241,7 +243,7 @@ def running(
     mode: Mode = "threading",
     env: Mapping[str, str] | None = None,
     cwd: Path = ROOT,
-    deadline: float = 30,
+    deadline: float = DEADLINE,
 ) -> Iterator[Server]:
     """Run a Python program in a new process until the block ends.
 
@@ -271,7 +273,7 @@ def start(
     mode: Mode = "threading",
     env: Mapping[str, str] | None = None,
     cwd: Path = ROOT,
-    deadline: float = 30,
+    deadline: float = DEADLINE,
 ) -> Server:
     """Do as :func:`running`, but leave the end to the caller: ``stop`` or ``kill``."""
     server = launch(program, *args, mode=mode, env=env, cwd=cwd)
@@ -384,7 +386,7 @@ def on_unused_port(
         port = unused_port()
         program = Program(argv(port), name=name, cwd=cwd)
         try:
-            program.wait_for(ready, deadline=60)
+            program.wait_for(ready, deadline=DEADLINE)
         except Timeout:
             program.stop(patience=1)
             if attempts and taken in program.log:

@@ -1,4 +1,9 @@
-"""Waiting for what another thread or process does: for a condition, with a deadline."""
+"""Waiting for what another thread or process does: for a condition, with a deadline.
+
+A bound on time in a test is one of two things. A promise is what the product says it
+keeps, also where others work: the test asks for that number and no other. All else is
+a deadline: it ends what hangs, so it is :data:`DEADLINE`, whatever is waited for.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Seconds that are enough on a machine that has other things to do.
-DEADLINE = 20.0
+#: Seconds after which what has not happened never will, also where a dozen programs
+#: want the same processor. No guess at how long something takes.
+DEADLINE = 120.0
 _PAUSE = 0.01
 
 

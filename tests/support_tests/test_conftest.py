@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import ROOT
+from tests.support.waiting import DEADLINE
 
 SKIPS = {
     "skip": "import pytest\ndef test_a():\n    pytest.skip('too tired')\n",
@@ -38,7 +39,7 @@ def pytest_over(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=DEADLINE,
     )
 
 

@@ -12,6 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.support.servers import ROOT, Mode, Program, Timeout, running, start
+from tests.support.waiting import DEADLINE
 
 HELLO = Path(__file__).with_name("hello.py")
 PATCHED_BY = {
@@ -28,7 +29,7 @@ ON_LINUX = pytest.mark.skipif(
 @pytest.mark.parametrize("mode", PATCHED_BY)
 def test_serves_in_the_mode_asked_for(mode: Mode) -> None:
     with running(HELLO, "one", 2, mode=mode) as server:
-        with urlopen(server.url, timeout=10) as answer:
+        with urlopen(server.url, timeout=DEADLINE) as answer:
             text = answer.read().decode()
         assert text.startswith(PATCHED_BY[mode])
         assert text.endswith("['one', '2']")
@@ -117,7 +118,7 @@ def test_a_program_ends_when_the_tests_are_killed(mode: Mode) -> None:
         cwd=ROOT,
         stdout=subprocess.PIPE,
         check=False,
-        timeout=60,
+        timeout=DEADLINE,
     )
     assert finished.returncode == -signal.SIGKILL
     assert_ends(int(finished.stdout))

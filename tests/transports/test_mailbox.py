@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from flask_livepush.transports.mailbox import Mailboxes
-from tests.support.brokers import DEADLINE, spawn
+from tests.support.brokers import spawn
+from tests.support.waiting import DEADLINE
 
 
 class Boxes:

@@ -14,9 +14,9 @@ import socketio
 from flask_socketio import SocketIO
 
 from flask_livepush import ConfigError, LivePush
-from tests.support.brokers import DEADLINE, spawn
+from tests.support.brokers import spawn
 from tests.support.connections import Connection, Site
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 from tests.transports.test_fanout import Bytes
 
 SUBSCRIBE = "livepush.subscribe"

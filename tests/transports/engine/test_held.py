@@ -20,9 +20,9 @@ from tests.support.protocol_servers import (
     problems,
     serving,
 )
-from tests.support.raw import BINARY, CLOSE, DEADLINE, PING, PONG, UPGRADE, Raw
+from tests.support.raw import BINARY, CLOSE, PING, PONG, UPGRADE, Raw
 from tests.support.servers import running
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 SAYS = "This process encrypts WebSockets itself"
 

@@ -23,8 +23,8 @@ from tests.support.protocol_servers import (
     problems,
     serving,
 )
-from tests.support.raw import BINARY, CLOSE, DEADLINE, TEXT, UPGRADE, Raw, frame
-from tests.support.waiting import until
+from tests.support.raw import BINARY, CLOSE, TEXT, UPGRADE, Raw, frame
+from tests.support.waiting import DEADLINE, until
 
 # Short texts that mean something to the one parser or the other, and any others.
 WORDS = st.sampled_from(

@@ -21,6 +21,7 @@ from flask_livepush.transports.engine.connection import Connection
 from flask_livepush.transports.engine.loop import PATIENCE, Loop
 from flask_livepush.transports.engine.poller import create
 from tests.support.raw import BINARY, CLOSE, PING, TEXT, frame
+from tests.support.waiting import DEADLINE
 
 LIMIT = 1000
 STALL = 20.0
@@ -505,14 +506,14 @@ def test_every_byte_comes_once_and_in_order_when_many_threads_write() -> None:
         for thread in (looping, reading, *writing):
             thread.start()
         for thread in writing:
-            thread.join(60)
+            thread.join(DEADLINE)
         for websocket in websockets:
             world.loop.close(websocket)
-        reading.join(60)
+        reading.join(DEADLINE)
         for sock in world.sockets:
             sock.close()
         world.loop.stop()
-        looping.join(60)
+        looping.join(DEADLINE)
     finally:
         sys.setswitchinterval(before)
     for number in range(8):
@@ -532,11 +533,11 @@ def test_a_write_wakes_a_loop_that_waits(world: World) -> None:
     thread.start()
     client = world.sockets[0]
     client.setblocking(True)
-    client.settimeout(10)
+    client.settimeout(DEADLINE)
     for _ in range(100):
         world.loop.write((websocket,), b"x")
         assert client.recv(10) == b"x"
     world.loop.stop()
-    thread.join(10)
+    thread.join(DEADLINE)
     assert not thread.is_alive()
     assert world.gone == [("owner", "the server stops")]

@@ -12,8 +12,7 @@ import pytest
 
 from flask_livepush.transports.engine import poller
 from flask_livepush.transports.engine.poller import Poller
-
-DEADLINE = 10.0
+from tests.support.waiting import DEADLINE
 
 
 @pytest.fixture(params=["epoll", "selectors"])

@@ -22,9 +22,9 @@ from tests.support.protocol_servers import (
     problems,
     serving,
 )
-from tests.support.raw import DEADLINE, PING, PONG, TEXT, UPGRADE, Raw
+from tests.support.raw import PING, PONG, TEXT, UPGRADE, Raw
 from tests.support.servers import Server
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 KEYS = {"sid", "upgrades", "pingInterval", "pingTimeout", "maxPayload"}
 
@@ -208,16 +208,17 @@ def test_another_method_is_refused_and_ends_nothing(place: Place) -> None:
 
 
 # -- Engine.IO: heartbeat --------------------------------------------------------------
-def test_asks_for_signs_of_life(short: Place) -> None:
-    with short.websocket(pings=False) as raw:
+def test_asks_for_signs_of_life(program: Server) -> None:
+    beating = Place(program, "/beating")
+    with beating.websocket(pings=False) as raw:
         raw.read()
         for _ in range(3):
             assert raw.read() == "2"
             raw.text("3")
-    session = short.open()
+    session = beating.open()
     for _ in range(3):
-        assert short.request(session).text == "2"
-        assert short.request(session, "POST", body="3").text == "ok"
+        assert beating.request(session).text == "2"
+        assert beating.request(session, "POST", body="3").text == "ok"
 
 
 def test_ends_sessions_that_give_none(short: Place) -> None:

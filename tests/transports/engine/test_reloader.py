@@ -8,9 +8,9 @@ from pathlib import Path
 import requests
 
 from tests.support.protocol_servers import Place, answer_of
-from tests.support.raw import DEADLINE, Raw
+from tests.support.raw import Raw
 from tests.support.servers import launch, unused_port
-from tests.support.waiting import until
+from tests.support.waiting import DEADLINE, until
 
 APP = Path(__file__).parents[2] / "support" / "reloaded_app.py"
 

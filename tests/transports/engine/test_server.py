@@ -13,9 +13,9 @@ from flask_livepush.transports.engine import frames, taking
 from flask_livepush.transports.engine.connection import Connection
 from flask_livepush.transports.engine.packets import message
 from flask_livepush.transports.engine.probes import Probe
-from tests.support.brokers import DEADLINE
 from tests.support.connections import Site
 from tests.support.raw import KEY, TEXT
+from tests.support.waiting import DEADLINE
 
 
 def engine_of(site: Site) -> Any:

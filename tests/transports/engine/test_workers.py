@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from flask_livepush.transports.engine.workers import Workers
-
-DEADLINE = 10
+from tests.support.waiting import DEADLINE
 
 
 def test_runs_tasks_in_their_order_on_one_thread() -> None:
