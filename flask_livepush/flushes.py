@@ -75,10 +75,17 @@ class Op:
     def then(self, later: Op) -> Op:
         """Join this with what the transaction did to the row later."""
         first = later if self.before is SAME else self
+        before, loose = first.before, first.loose
+        if first is self and loose and isinstance(later.before, Mapping):
+            # Since then it has been read under the lock of its own table, which the
+            # transaction had not written before.
+            known = {n: later.before[n] for n in loose - later.loose}
+            before = {**before, **known} if isinstance(before, Mapping) else before
+            loose -= known.keys()
         return replace(
             later,
-            before=first.before,
-            loose=first.loose,
+            before=before,
+            loose=loose,
             touched=(
                 None
                 if self.touched is None or later.touched is None

@@ -311,6 +311,30 @@ def test_a_room_is_named_by_a_column_of_the_table_that_is_not_written(
     check(screens)
 
 
+@pytest.mark.parametrize("rooms", ["state first", "desk first"])
+def test_a_row_that_moves_by_one_table_and_then_by_the_other(
+    staff: Staff, rooms: str
+) -> None:
+    """Bug: all rooms were told to read anew, as if others had moved it."""
+    staff.track(staff.Job, (staff.desk, staff.state), ("id", "title", "state"))
+    staff.add(staff.Job(id=1, desk_id=1, state="a"))
+    screens = staff.screens("desk:1", "desk:2", "state:a", "state:b")
+    with staff.Session() as session:
+        row = session.get_one(staff.Job, 1)
+        steps = [("state", "b"), ("desk_id", 2)]
+        for name, value in steps if rooms == "state first" else reversed(steps):
+            setattr(row, name, value)
+            session.flush()
+        session.commit()
+        assert events(*screens) == [[DELETED], [CREATED], [DELETED], [CREATED]]
+        row.state = "a"
+        session.flush()
+        session.delete(row)
+        session.commit()
+        assert events(*screens) == [[], [DELETED], [], [DELETED]]
+    check(screens)
+
+
 def test_a_row_that_others_move_by_the_other_table_meanwhile_is_found(
     server_staff: Staff,
 ) -> None:
