@@ -424,9 +424,9 @@ class Capture:
             self._push(frame, since=state.since, undone=state.undone)
         elif _is_uncertain(state):
             log.warning(
-                "It is not known whether a transaction was committed: its COMMIT was not "
-                "answered, or a listener raised at its end. The rooms concerned are "
-                "told to read anew"
+                "It is not known whether a transaction was committed: its COMMIT was "
+                "not answered, or a listener raised at its end. The rooms concerned "
+                "are told to read anew"
             )
             self._push(frame, uncertain=True)
         elif not (state.rolled_back or frame.wrote or state.committing):
