@@ -86,7 +86,9 @@ class Failures:
             logging.DEBUG if known else level,
             "%s%s",
             failure.reason,
-            f" [{failure.kind or '-'} in {failure.room or 'any room'}]",
+            f" [{failure.kind} in {failure.room or 'any room'}]"
+            if failure.kind
+            else "",
             exc_info=error,
         )
         try:

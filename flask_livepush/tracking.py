@@ -187,7 +187,8 @@ class Tracked:
         except NoPath as error:
             raise ConfigError(
                 f"track() of {self.name}: the field {text!r} is no path to a column: "
-                f"{error}. For anything else give a callable of the row."
+                f"{error}. For anything else give a callable that queries it by the "
+                "row's foreign key."
             ) from None
         problem = unsendable(path.target.columns[path.column].type)
         if problem is not None:
@@ -883,13 +884,24 @@ class Tracked:
         self._properties.append(read_property)
         return read_property
 
+    def _relationships(self) -> list[str]:
+        """Return the names of relationships, which need not be mapped yet."""
+        names = (name for cls in self.model.__mro__ for name in vars(cls))
+        return sorted({n for n in names if self._is_relationship(n)})
+
+    def _is_relationship(self, name: str) -> bool:
+        return self.mapper.has_property(name) and isinstance(
+            self.mapper.get_property(name), RelationshipProperty
+        )
+
     def _checked_path(self, text: str) -> str:
         """Return a path as far as it can be checked before all models are mapped."""
         first = text.partition(".")[0]
         if not hasattr(self.model, first) or first in self._columns:
             raise ConfigError(
                 f"track() of {self.name}: the field {text!r} is no path to a column: "
-                f"{self.name} has no relationship {first!r}."
+                f"{self.name} has no relationship {first!r}; its relationships are "
+                f"{', '.join(self._relationships()) or 'none'}."
             )
         return text
 
@@ -913,7 +925,17 @@ def _takes(function: Callable[..., Any], room: Room) -> bool:
 
 
 def _mapper(model: Any) -> Mapper[Any]:
-    mapper = sa.inspect(model, raiseerr=False) if isinstance(model, type) else None
+    try:
+        mapper = sa.inspect(model, raiseerr=False) if isinstance(model, type) else None
+    except sa.orm.exc.UnmappedClassError:  # an AbstractConcreteBase
+        mapper = None
+    if not isinstance(mapper, Mapper) and (
+        hasattr(model, "metadata") or hasattr(model, "__mapper__")
+    ):
+        raise ConfigError(
+            f"track() of {getattr(model, '__name__', model)}: it has no table of its "
+            "own, as it is abstract; track each class that is derived from it."
+        )
     if not isinstance(mapper, Mapper):
         raise ConfigError(
             f"track() of {model!r}: it is no model; decorate a class that SQLAlchemy "

@@ -60,7 +60,10 @@ with app.app_context():
         driver.execute("PRAGMA journal_mode=WAL")
         driver.execute("PRAGMA synchronous=OFF")
 
-    db.create_all()
+    with db.engine.begin() as connection:
+        # Several workers begin at once, and create_all() looks first and creates then.
+        table = Item.__table__
+        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
 
 
 @app.post("/put/<int:room_id>/<int:id>/<int:value>")
