@@ -406,8 +406,8 @@ def test_follows_what_post_update_writes(teams: Teams) -> None:
     screens = teams.screens(*rooms)
     person, team = teams.Person, teams.Team
     with teams.Session() as session:
-        one, two = session.get_one(team, 1), session.get_one(team, 2)
-        ada, bob, eve = (session.get_one(person, i) for i in (1, 2, 3))
+        one, two = session.get(team, 1), session.get(team, 2)
+        ada, bob, eve = (session.get(person, i) for i in (1, 2, 3))
         steps: list[Callable[[], Any]] = [
             lambda: setattr(one, "lead", ada),
             lambda: setattr(one, "lead", bob),
@@ -432,7 +432,7 @@ def test_follows_what_post_update_writes(teams: Teams) -> None:
                 check(screens)
             except AssertionError as error:
                 raise AssertionError(f"step {number}") from error
-        three = session.get_one(team, 3)
+        three = session.get(team, 3)
         four = three.lead
         four.team_id = 3
         session.commit()
@@ -452,11 +452,11 @@ def test_follows_what_post_update_writes(teams: Teams) -> None:
 def test_drops_what_post_update_wrote_with_its_savepoint(teams: Teams) -> None:
     screens = teams.screens("led:1", "led:2")
     with teams.Session() as session:
-        team = session.get_one(teams.Team, 1)
-        team.lead = session.get_one(teams.Person, 1)
+        team = session.get(teams.Team, 1)
+        team.lead = session.get(teams.Person, 1)
         session.flush()
         inner = session.begin_nested()
-        team.lead = session.get_one(teams.Person, 2)
+        team.lead = session.get(teams.Person, 2)
         session.flush()
         inner.rollback()
         session.commit()
@@ -846,7 +846,7 @@ def test_a_row_that_mariadb_s_foreign_key_takes_away_with_the_update(
             connection.exec_driver_sql(statement)
     with chat.Session() as session:
         chat.get(session, id).body = "b"
-        session.get_one(chat.Tag, 1).id = 2
+        session.get(chat.Tag, 1).id = 2
         session.commit()
     check(screens)
 
@@ -932,7 +932,7 @@ def test_a_row_that_becomes_another_class_s_leaves_one_kind_for_the_other(
         for id, model in ((1, pets.Dog), (3, pets.Pet)):
             with pets.Session() as session:
                 if how == "attribute":
-                    pet = session.get_one(model, id)
+                    pet = session.get(model, id)
                     for name, value in values.items():
                         setattr(pet, name, value)
                 elif how == "bulk":

@@ -120,20 +120,20 @@ def _in_savepoints(boards: Boards, session: Session) -> None:
 
 
 def _update_many(boards: Boards, session: Session) -> None:
-    for card in session.get_one(boards.Board, 1).cards[:50]:
+    for card in session.get(boards.Board, 1).cards[:50]:
         card.text = "many"
 
 
 def _move_many(boards: Boards, session: Session) -> None:
-    for card in session.get_one(boards.Board, 1).cards[:20]:
+    for card in session.get(boards.Board, 1).cards[:20]:
         card.board_id = 2
 
 
 def _all_models(boards: Boards, session: Session) -> None:
     session.add(boards.Card(board_id=1))
     session.add(boards.Note(board_id=1))
-    session.get_one(boards.Card, 30).text = "c"
-    session.delete(session.get_one(boards.Card, 31))
+    session.get(boards.Card, 30).text = "c"
+    session.delete(session.get(boards.Card, 31))
 
 
 def _roll_back(boards: Boards, session: Session) -> None:
@@ -143,17 +143,17 @@ def _roll_back(boards: Boards, session: Session) -> None:
 
 
 WORK: dict[str, Callable[[Boards, Session], object]] = {
-    "read": lambda w, s: s.get_one(w.Card, 1),
+    "read": lambda w, s: s.get(w.Card, 1),
     "insert": lambda w, s: s.add(w.Card(board_id=1, text="n")),
-    "update": lambda w, s: setattr(s.get_one(w.Card, 1), "text", "b"),
+    "update": lambda w, s: setattr(s.get(w.Card, 1), "text", "b"),
     "update of what is not declared": lambda w, s: setattr(
-        s.get_one(w.Card, 1), "hidden", "b"
+        s.get(w.Card, 1), "hidden", "b"
     ),
     "a form that changes nothing": lambda w, s: setattr(
-        s.get_one(w.Card, 1), "board_id", 1
+        s.get(w.Card, 1), "board_id", 1
     ),
-    "move": lambda w, s: setattr(s.get_one(w.Card, 2), "board_id", 2),
-    "delete": lambda w, s: s.delete(s.get_one(w.Card, 3)),
+    "move": lambda w, s: setattr(s.get(w.Card, 2), "board_id", 2),
+    "delete": lambda w, s: s.delete(s.get(w.Card, 3)),
     "several of two models": _all_models,
     "ten flushes": _flush_ten_times,
     "a flush, and one by the commit": _flush_before,
@@ -162,9 +162,9 @@ WORK: dict[str, Callable[[Boards, Session], object]] = {
     "50 updates": _update_many,
     "20 moves": _move_many,
     "58 orphans": lambda w, s: setattr(
-        s.get_one(w.Board, 1), "cards", s.get_one(w.Board, 1).cards[58:]
+        s.get(w.Board, 1), "cards", s.get(w.Board, 1).cards[58:]
     ),
-    "9 children whose key is nulled": lambda w, s: s.delete(s.get_one(w.Board, 3)),
+    "9 children whose key is nulled": lambda w, s: s.delete(s.get(w.Board, 3)),
     "a statement by key": lambda w, s: s.execute(
         sa.update(w.Card).where(w.Card.id == 90).values(text="k")
     ),
@@ -176,11 +176,9 @@ WORK: dict[str, Callable[[Boards, Session], object]] = {
         sa.update(w.Card).where(w.Card.board_id == 2).values(text="k")
     ),
     "insert into two tables": lambda w, s: s.add(w.Job(board_id=1)),
-    "update of one of two tables": lambda w, s: setattr(
-        s.get_one(w.Job, 1), "state", "b"
-    ),
-    "move of two tables": lambda w, s: setattr(s.get_one(w.Job, 2), "board_id", 2),
-    "delete of two tables": lambda w, s: s.delete(s.get_one(w.Job, 3)),
+    "update of one of two tables": lambda w, s: setattr(s.get(w.Job, 1), "state", "b"),
+    "move of two tables": lambda w, s: setattr(s.get(w.Job, 2), "board_id", 2),
+    "delete of two tables": lambda w, s: s.delete(s.get(w.Job, 3)),
     "58 orphans of two tables": lambda w, s: [
         s.delete(job) for job in s.scalars(sa.select(w.Job).where(w.Job.id > 12))
     ],

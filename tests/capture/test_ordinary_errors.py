@@ -315,8 +315,8 @@ def test_rows_of_keys_whose_type_is_not_the_column_s_are_found(
             session.commit()
             check(screens)
         with chat.Session() as session:
-            session.get_one(chat.Message, "7").room_id = "2"
-            session.delete(session.get_one(chat.Message, "8"))
+            session.get(chat.Message, "7").room_id = "2"
+            session.delete(session.get(chat.Message, "8"))
             session.commit()
             check(screens)
             session.execute(

@@ -108,7 +108,7 @@ def race(world: World, model: Any, first: str, second: str, ids: range) -> list[
     def write(name: str) -> None:
         for id in ids:
             with world.Session(expire_on_commit=False) as session:
-                row = session.get_one(model, id)
+                row = session.get(model, id)
                 session.commit()
                 barrier.wait(DEADLINE)
                 setattr(row, name, "new")
@@ -173,8 +173,8 @@ def test_no_row_stays_stale_of_a_class_that_is_mapped_to_a_join(
         assert race(world, Both, "a", "b", range(1, ROWS)) == []
         check(screens)
         with world.Session() as session:
-            session.get_one(Both, 1).box_id = 2
-            session.delete(session.get_one(Both, 2))
+            session.get(Both, 1).box_id = 2
+            session.delete(session.get(Both, 2))
             session.commit()
         assert events(*screens) == [
             ["both.deleted", "both.deleted"],
@@ -204,7 +204,7 @@ def test_no_row_stays_stale_when_what_it_is_related_to_is_another(
     def write(number: int) -> None:
         for id in range(1, ROWS):
             with staff.Session(expire_on_commit=False) as session:
-                row = session.get_one(staff.Task, id)
+                row = session.get(staff.Task, id)
                 session.commit()
                 barrier.wait(DEADLINE)
                 row.person_id = 2 if number else 1
@@ -231,7 +231,7 @@ def test_follows_rows_of_two_tables(staff: Staff) -> None:
         assert one.follow() == [
             (CREATED, {"id": 1, "title": None, "state": "new", "edits": 0})
         ]
-        row = session.get_one(job, 1)
+        row = session.get(job, 1)
         row.state = "done"
         session.commit()
         # The UPDATE was of the other table, and its onupdate= did not run.
@@ -263,16 +263,16 @@ def test_deletes_and_inserts_again_in_one_commit(staff: Staff, autoflush: bool) 
     staff.add(staff.Job(id=1, desk_id=1, state="a"))
     screens = staff.screens("desk:1", "desk:2")
     with staff.Session(autoflush=autoflush) as session:
-        session.delete(session.get_one(staff.Job, 1))
+        session.delete(session.get(staff.Job, 1))
         session.flush()
         session.add(staff.Job(id=1, desk_id=2, state="b"))
         session.commit()
         check(screens)
-        session.delete(session.get_one(staff.Job, 1))
+        session.delete(session.get(staff.Job, 1))
         session.add(staff.Job(id=1, desk_id=1, state="c"))
         session.commit()
         check(screens)
-        row = session.get_one(staff.Job, 1)
+        row = session.get(staff.Job, 1)
         row.id = 9
         # The foreign key to the base is not one that the database changes.
         if staff.is_sqlite:
@@ -292,7 +292,7 @@ def test_a_room_is_named_by_a_column_of_the_table_that_is_not_written(
     staff.add(staff.Job(id=1, desk_id=1, state="a"))
     screens = staff.screens("desk:1", "desk:2", "state:a", "state:b")
     with staff.Session() as session:
-        row = session.get_one(staff.Job, 1)
+        row = session.get(staff.Job, 1)
         row.state = "b"
         session.commit()
         assert events(*screens) == [[UPDATED], [], [DELETED], [CREATED]]
@@ -320,7 +320,7 @@ def test_a_row_that_moves_by_one_table_and_then_by_the_other(
     staff.add(staff.Job(id=1, desk_id=1, state="a"))
     screens = staff.screens("desk:1", "desk:2", "state:a", "state:b")
     with staff.Session() as session:
-        row = session.get_one(staff.Job, 1)
+        row = session.get(staff.Job, 1)
         steps = [("state", "b"), ("desk_id", 2)]
         for name, value in steps if rooms == "state first" else reversed(steps):
             setattr(row, name, value)
@@ -344,9 +344,9 @@ def test_a_row_that_others_move_by_the_other_table_meanwhile_is_found(
     staff.add(staff.Job(id=1, desk_id=1, state="a"))
     screens = staff.screens("desk:1", "desk:2", "state:a", "state:b")
     with staff.Session() as one, staff.Session() as two:
-        one.get_one(staff.Job, 1).desk_id = 2
+        one.get(staff.Job, 1).desk_id = 2
         one.flush()
-        two.get_one(staff.Job, 1).state = "b"
+        two.get(staff.Job, 1).state = "b"
         two.flush()
         two.commit()
         one.commit()
@@ -359,14 +359,14 @@ def test_a_base_and_its_subclass_are_tracked_both(staff: Staff) -> None:
     staff.add(staff.Job(id=1, desk_id=1, state="a"), staff.Task(id=2, desk_id=1))
     desk, state = staff.screens("desk:1", "state:a")
     with staff.Session() as session:
-        session.get_one(staff.Job, 1).title = "t"
+        session.get(staff.Job, 1).title = "t"
         session.commit()
         assert events(desk, state) == [[UPDATED], ["job.updated"]]
-        session.get_one(staff.Job, 1).state = "b"
+        session.get(staff.Job, 1).state = "b"
         session.commit()
         assert events(desk, state) == [[], ["job.deleted"]]
-        session.delete(session.get_one(staff.Job, 1))
-        session.delete(session.get_one(staff.Task, 2))
+        session.delete(session.get(staff.Job, 1))
+        session.delete(session.get(staff.Task, 2))
         session.commit()
         assert sorted(events(desk)) == [DELETED, DELETED]
     check([desk, state])
@@ -383,7 +383,7 @@ def test_two_declarations_of_a_kind_one_of_which_lies_in_two_tables(
     assert race(staff, staff.Job, "title", "state", range(1, 20)) == []
     check(screens)
     with staff.Session() as session:
-        session.get_one(staff.Job, 1).title = "t"
+        session.get(staff.Job, 1).title = "t"
         session.commit()
     assert events(*screens) == [[UPDATED], [], [UPDATED]]
     check(screens)
@@ -400,11 +400,11 @@ def test_the_orm_s_own_joins_lock_nothing(
         screens = staff.screens("desk:1", "desk:2")
         with staff.Session() as session:
             for id in (1, 2):
-                session.get_one(staff.Task, id).desk_id = 2
+                session.get(staff.Task, id).desk_id = 2
             session.commit()
             assert events(*screens) == [[DELETED] * 2, [CREATED] * 2]
             for id in (1, 2):
-                session.delete(session.get_one(staff.Task, id))
+                session.delete(session.get(staff.Task, id))
             session.commit()
             assert events(*screens) == [[], [DELETED] * 2]
         check(screens)
@@ -436,7 +436,7 @@ def test_a_version_in_the_base_counts_updates_of_the_sub_table(
         with world.Session() as session:
             session.add(Sub(id=1, box_id=1))
             session.commit()
-            session.get_one(Sub, 1).a = "b"
+            session.get(Sub, 1).a = "b"
             session.commit()
         told = [(event, data["version"]) for event, data in screen.follow()]
         assert sorted(told) == [
@@ -486,12 +486,12 @@ def test_rows_of_concrete_classes_are_in_tables_of_their_own(
             assert sorted(events(screens[0])) == ["plain.created", "rich.created"]
             check(screens)
         with world.Session() as session:
-            session.delete(session.get_one(Rich, 1))
+            session.delete(session.get(Rich, 1))
             session.commit()
             assert events(*screens) == [["rich.deleted"], []]
             check(screens)
         with world.Session() as session:
-            session.get_one(Plain, 1).box_id = 2
+            session.get(Plain, 1).box_id = 2
             session.commit()
             assert events(*screens) == [["plain.deleted"], ["plain.created"]]
             check(screens)
@@ -537,8 +537,8 @@ def test_classes_of_an_abstract_concrete_base_are_tracked_each(
             session.add_all([One(id=1, box_id=1), Two(id=1, box_id=1)])
             session.commit()
             assert sorted(events(screens[0])) == ["one.created", "two.created"]
-            session.get_one(One, 1).box_id = 2
-            session.delete(session.get_one(Two, 1))
+            session.get(One, 1).box_id = 2
+            session.delete(session.get(Two, 1))
             session.commit()
             assert [sorted(e) for e in events(*screens)] == [
                 ["one.deleted", "two.deleted"],
@@ -575,7 +575,7 @@ def test_a_path_leads_to_a_value_of_a_related_row(staff: Staff) -> None:
             "by": "Bob",
             "boss": "Ada",
         }
-        row.person = session.get_one(staff.Person, 1)
+        row.person = session.get(staff.Person, 1)
         session.commit()
         assert one.follow() == [
             (UPDATED, {"id": 1, "title": None, "by": "Ada", "boss": None})
@@ -599,7 +599,7 @@ def test_a_change_of_the_related_row_is_told_by_hand(staff: Staff) -> None:
         session.add(staff.Task(id=1, desk_id=1, person_id=1))
         session.commit()
         screen = staff.screen("desk:1")
-        session.get_one(staff.Person, 1).name = "Eve"
+        session.get(staff.Person, 1).name = "Eve"
         session.commit()
         assert events(screen) == []
         staff.livepush.invalidate(staff.Task)
@@ -662,7 +662,7 @@ def test_a_path_to_the_class_itself_and_to_one_of_two_tables(
                 "state": None,
                 "by": None,
             }
-            session.get_one(Note, 2).up_id = None
+            session.get(Note, 2).up_id = None
             session.commit()
             # Of note 3, which was not written, one has to be told by hand.
             staff.livepush.invalidate(Note)
@@ -687,7 +687,7 @@ def test_a_property_over_another_table_is_read_after_the_commit(
             session.add(staff.Person(id=2, boss_id=1))
             session.add(staff.Task(id=1, desk_id=1, person_id=2))
             session.commit()
-            session.get_one(staff.Task, 1).person_id = 1
+            session.get(staff.Task, 1).person_id = 1
             session.commit()
         assert [data["crew"] for _, data in screen.follow()] == [0, 1]
         screen.check()
@@ -724,7 +724,7 @@ def test_a_row_that_our_reader_may_not_see_is_not_deleted(schema_url: str) -> No
             staff.engine.dispose()
             with staff.Session() as session:
                 session.execute(sa.text("SET LOCAL app.desk = '1'"))
-                session.get_one(staff.Job, 1).title = "new"
+                session.get(staff.Job, 1).title = "new"
                 session.commit()
             told = screen._since()
             assert [p.event for p in told] == ["task.invalidated"]
@@ -735,7 +735,7 @@ def test_a_row_that_our_reader_may_not_see_is_not_deleted(schema_url: str) -> No
             assert [p.event for p in screen._since()] == ["task.invalidated"]
             with staff.Session() as session:
                 session.execute(sa.text("SET LOCAL app.desk = '1'"))
-                session.delete(session.get_one(staff.Job, 1))
+                session.delete(session.get(staff.Job, 1))
                 session.commit()
             assert [p.event for p in screen._since()] == ["task.deleted"]
         finally:
@@ -780,20 +780,20 @@ def test_the_writer_s_schemas_are_those_that_are_read(schema_url: str) -> None:
             session.add(staff.Job(id=1, desk_id=1, state="mine"))
             session.commit()
             assert screen._since()[0].event == CREATED
-            session.get_one(staff.Job, 1).state = "new"
+            session.get(staff.Job, 1).state = "new"
             session.commit()
             assert '"new"' in screen._since()[0].data
         with staff.Session() as session:
             session.connection(
                 execution_options={"schema_translate_map": {None: schema}}
             )
-            session.get_one(staff.Job, 1).state = "newer"
+            session.get(staff.Job, 1).state = "newer"
             session.commit()
             assert '"newer"' in screen._since()[0].data
             session.connection(
                 execution_options={"schema_translate_map": {None: schema}}
             )
-            session.delete(session.get_one(staff.Job, 1))
+            session.delete(session.get(staff.Job, 1))
             session.commit()
             assert screen._since()[0].event == DELETED
 
@@ -806,15 +806,15 @@ def test_pushes_nothing_of_what_is_rolled_back(staff: Staff) -> None:
     staff.add(staff.Job(id=1, desk_id=1, state="a"))
     screens = staff.screens("desk:1", "desk:2")
     with staff.Session() as session:
-        session.get_one(staff.Job, 1).desk_id = 2
+        session.get(staff.Job, 1).desk_id = 2
         session.flush()
         session.rollback()
         assert events(*screens) == [[], []]
         inner = session.begin_nested()
-        session.get_one(staff.Job, 1).desk_id = 2
+        session.get(staff.Job, 1).desk_id = 2
         session.flush()
         inner.rollback()
-        session.get_one(staff.Job, 1).state = "b"
+        session.get(staff.Job, 1).state = "b"
         session.commit()
         assert events(*screens) == [[UPDATED], []]
     check(screens)

@@ -134,7 +134,7 @@ class Actor:
         self._over = False
         self.session: Session = shop.Session(autoflush=False)
         self.rows = {
-            (model.__name__, id): self.session.get_one(model, id)
+            (model.__name__, id): self.session.get(model, id)
             for model in (shop.Case, shop.Line, shop.Job, shop.Other)
             for id in IDS
         }
@@ -489,10 +489,10 @@ def _errors(shop: Shop, prepare: str, write: Callable[[Shop, Session], None]) ->
         if prepare:
             session.execute(sa.text(prepare))
         rows = shop.Case, shop.Job
-        found = [session.get_one(model, 1) for model in rows]
+        found = [session.get(model, 1) for model in rows]
         if shop.is_sqlite:
             session.commit()
-            found = [session.get_one(model, 1) for model in rows]
+            found = [session.get(model, 1) for model in rows]
         holder.execute(sa.update(shop.Case.__table__).values(text="held"))
         holder.execute(sa.update(shop.Task.__table__).values(title="held"))
         assert found
@@ -513,10 +513,10 @@ def _write(shop: Shop, session: Session, write: Any) -> None:
 
 
 _WRITES: dict[str, Callable[[Shop, Session], None]] = {
-    "update": lambda w, s: setattr(s.get_one(w.Case, 1), "text", "x"),
-    "move": lambda w, s: setattr(s.get_one(w.Case, 1), "desk_id", 3),
-    "delete": lambda w, s: s.delete(s.get_one(w.Job, 1)),
-    "move of two tables": lambda w, s: setattr(s.get_one(w.Job, 1), "desk_id", 3),
+    "update": lambda w, s: setattr(s.get(w.Case, 1), "text", "x"),
+    "move": lambda w, s: setattr(s.get(w.Case, 1), "desk_id", 3),
+    "delete": lambda w, s: s.delete(s.get(w.Job, 1)),
+    "move of two tables": lambda w, s: setattr(s.get(w.Job, 1), "desk_id", 3),
     "by key": lambda w, s: s.execute(
         sa.update(w.Case).where(w.Case.id == 1).values(desk_id=4)
     ),
