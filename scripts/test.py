@@ -31,10 +31,13 @@ PROGRAMS = ("tests/bench", "tests/browser", "tests/doctor", "tests/integration")
 # can't: rules without libraries, the tests' own tools, files. The programs left out
 # take longest and say little more of them.
 PART = (
-    *("tests/integration/test_modes.py", "tests/brokers", "tests/presence"),
+    *("tests/integration/test_modes.py", "tests/presence"),
     "tests/transports",
 )
 NOT_PART = (
+    # redis-py 5.0 leaves sockets of failed connections to the garbage collector, whose
+    # warnings would fail whichever test is running then.
+    "tests/brokers",
     *("tests/protocol", "tests/support_tests", "tests/test_app_yaml.py"),
     *("tests/test_architecture.py", "tests/test_readme.py"),
 )
