@@ -145,8 +145,7 @@ def differing(chaos: Chaos, within: float) -> list[str]:
         differ = [s for s in chaos.screens if s.shown() != truth]
         if not differ or time.monotonic() > end:
             return [
-                f"{screen.transport}: {_difference(screen.shown(), truth)}"
-                for screen in differ
+                f"{screen}: {_difference(screen.shown(), truth)}" for screen in differ
             ]
         time.sleep(0.05)
 

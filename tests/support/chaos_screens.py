@@ -31,6 +31,9 @@ UNCOMMITTED = 1_000_000_000
 # Seconds until a message that was not answered is sent again.
 _ANSWER = 5.0
 _NEVER = float("inf")
+# Seconds that a client waits for a connection that it has broken itself, before it
+# comes back by another; its thread may hang, and a browser would not wait for it.
+_GIVEN_UP = 10.0
 
 
 class _Room:
@@ -97,6 +100,15 @@ class ChaosScreen:
                 for number in ROOMS
             }
 
+    def __str__(self) -> str:
+        with self._lock:
+            rooms = ", ".join(
+                f"{room.name} {'live' if room.live else 'waiting'} at {room.at}"
+                for room in self._rooms.values()
+            )
+        connected = self._client is not None and self._client.connected
+        return f"{self.transport}, {'on' if connected else 'offline'}, {rooms}"
+
     def cut(self) -> None:
         """Break the connection, without a word where the transport allows it."""
         client = self._client
@@ -161,7 +173,7 @@ class ChaosScreen:
         with suppress(Exception):
             self._break(client)
         if eio.read_loop_task is not None:
-            eio.read_loop_task.join(DEADLINE)
+            eio.read_loop_task.join(_GIVEN_UP)
         with suppress(Exception):
             eio.ws.shutdown()
         with suppress(Exception):
