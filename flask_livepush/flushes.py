@@ -220,13 +220,10 @@ class Flush:
         for coming in self._coming.values():
             if coming.instance is None and coming.connection is not None:
                 put = _Put(coming.connection, coming.key, coming.touched, None)
-                for group in coming.groups:
+                for group in _holding(coming.groups, coming.siblings, coming.touched):
                     if coming.deleted:
                         self._deletes[group, coming.key] = coming.connection
                     elif group.concerns(coming.touched):
-                        self._puts[group, coming.key] = put
-                for group in coming.siblings:
-                    if group.classes & coming.touched:
                         self._puts[group, coming.key] = put
 
     def before_statement(self, context: Any) -> list[PrimaryKey]:
@@ -266,17 +263,11 @@ class Flush:
             if not deleted and c.instance is not None:
                 # A listener of the application, called after ours, may have set more.
                 c.touched |= _touched(c.instance)
-            groups = [*c.groups, *(g for g in c.siblings if g.classes & c.touched)]
-            for group in groups:
+            for group in _holding(c.groups, c.siblings, c.touched):
                 wanted.setdefault(group, {})[key] = None if deleted else c.touched
         if not deleted:
             for target, key, touched in self._unannounced(context, table, set(coming)):
-                siblings = self._siblings(type(target))
-                groups = [
-                    *self._groups(type(target)),
-                    *(g for g in siblings if g.classes & touched),
-                ]
-                for group in groups:
+                for group in _holding(*self._holding_for(type(target)), touched):
                     self._put(group, key, connection, key, touched, target)
                     wanted.setdefault(group, {})[key] = touched
         for group, rows in wanted.items():
@@ -330,7 +321,7 @@ class Flush:
                     yield target, key, _set_attributes(target, table, parameters, names)
 
     def _is_concerned(self, cls: type) -> bool:
-        return bool(self._groups(cls) or self._siblings(cls))
+        return any(self._holding_for(cls))
 
     def _read_before(
         self,
@@ -399,18 +390,19 @@ class Flush:
             return  # of a class and a base class that are both listened to
         self._seen.add(instance)
         coming = self._coming.pop(instance, None)
-        groups = coming.groups if coming else self._holding_for(type(target))[0]
-        if not groups and not (coming and coming.siblings):
+        groups, siblings = (
+            (coming.groups, coming.siblings)
+            if coming
+            else (self._holding_for(type(target))[0], ())
+        )
+        if not (groups or siblings):
             return
         key = tuple(mapper.primary_key_from_instance(target))
         old = None if new or not instance.identity else tuple(instance.identity)
         # Nobody was told where a row is switched: deleted and added in one flush.
         touched = coming.touched | _touched(instance) if coming else None
-        for group in groups:
+        for group in _holding(groups, siblings, touched):
             if touched is None or group.concerns(touched):
-                self._put(group, key, connection, old, touched, target)
-        for group in coming.siblings if coming else ():
-            if coming and group.classes & coming.touched:
                 self._put(group, key, connection, old, touched, target)
 
     def _put(
@@ -492,6 +484,15 @@ class Flush:
                 loose=frozenset() if was is None else was.loose,
                 doubtful=was is None,
             )
+
+
+def _holding(
+    groups: Sequence[Group], siblings: Sequence[Group], touched: Touched
+) -> Sequence[Group]:
+    """Return the declarations for a row, with those of a class that it changes into."""
+    if not siblings or not touched:
+        return groups
+    return [*groups, *(g for g in siblings if g.classes & touched)]
 
 
 def _with_key(
