@@ -50,7 +50,7 @@ class Row:
         if isinstance(found, (classmethod, staticmethod)):
             return found.__get__(None, model)
         if found is None or hasattr(type(found), "__get__"):
-            raise AttributeError(_not_read(model, name, values)) from None
+            raise NotRead(_not_read(model, name, values)) from None
         return found  # a constant of the class
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -74,13 +74,22 @@ def getter_of(model: type, name: str) -> Callable[[Any], Any] | None:
 def got(getter: Callable[[Any], Any], row: Row) -> Any:
     try:
         return getter(row)
+    except NotRead:
+        raise
     except AttributeError as error:
         # Python would ask __getattr__ again, and tell of the property alone.
-        raise _PropertyRaised(str(error)) from error
+        raise PropertyRaised(str(error)) from error
 
 
-class _PropertyRaised(Exception):
-    """A property of the model read what is no column that was read."""
+class NotRead(AttributeError):
+    """A callable asks a row for what was not read.
+
+    The message names it and the remedy, and has no value of the row.
+    """
+
+
+class PropertyRaised(Exception):
+    """In place of an AttributeError that a property of the model raised."""
 
 
 def _not_read(model: type, name: str, values: Values) -> str:

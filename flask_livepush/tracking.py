@@ -28,7 +28,15 @@ from .protocol.encoding import encode, plain
 from .protocol.publication import Draft
 from .readings import Unreadable, UnreadableValue
 from .rooms import Room
-from .row import Row, Values, getter_of, got, reads_of_first
+from .row import (
+    NotRead,
+    PropertyRaised,
+    Row,
+    Values,
+    getter_of,
+    got,
+    reads_of_first,
+)
 from .sources import DISCRIMINATOR, NoPath, Path, Source, find_path
 
 log = logging.getLogger(__name__)
@@ -407,7 +415,9 @@ class Tracked:
 
     def _note_field(self, name: str, error: Exception) -> None:
         if isinstance(error, _FunctionRaised):
-            why = f"{error}. Catch it there, and return something that can be sent."
+            why = f"{error}."
+            if not isinstance(error.__cause__, NotRead):
+                why += " Catch it there, and return something that can be sent."
         else:
             why = f"its value {_problem(error)} A callable in fields= may do that."
         self._note(
@@ -452,9 +462,13 @@ class Tracked:
             return function(row)
         except Exception as error:
             named = getattr(function, "__qualname__", repr(function))
+            if isinstance(error, NotRead):
+                raised = f"asks for what it is not given: {str(error).rstrip('.')}"
+            else:
+                cause = error.__cause__ if isinstance(error, PropertyRaised) else error
+                raised = f"raised {type(cause).__name__}"
             raise _FunctionRaised(
-                f"{named}, given as {what} of {self.name}, raised "
-                f"{type(error).__name__}"
+                f"{named}, given as {what} of {self.name}, {raised}"
             ) from error
 
     def rooms_of(self, row: object) -> set[str]:

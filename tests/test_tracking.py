@@ -939,6 +939,26 @@ def test_says_what_a_property_can_not_read(
     assert says in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        (lambda row: row.secret, "Name what callables read in columns="),
+        (lambda row: row.team.name, "query what it leads to"),
+        ("typo", "Person.frist is no column"),
+    ],
+)
+def test_tells_collectors_the_remedy_where_a_row_is_asked_for_what_it_has_not(
+    world: World, failures: list[dict[str, str]], field: Any, says: str
+) -> None:
+    """Bug: "Catch it there", and the remedy stood in the traceback alone."""
+    model = person(world, {"id": "id", "what": field}, columns=("first",))
+    add(world, model(first="Ada", last="King"))
+    (told,) = failures
+    assert says in told["reason"]
+    assert "Catch it there" not in told["reason"]
+    assert "King" not in told["reason"]
+
+
 def test_refuses_a_field_that_is_neither_column_nor_property(world: World) -> None:
     with pytest.raises(ConfigError, match="'nothing' is no column"):
         person(world, ("id", "nothing"))
