@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -29,15 +30,17 @@ ROOT = Path(__file__).parents[1]
 PROGRAMS = ("tests/bench", "tests/browser", "tests/doctor", "tests/integration")
 # Of what other packages' versions can break, the half that mostly waits; and what they
 # can't: rules without libraries, the tests' own tools, files. The programs left out
-# take longest and say little more of them.
+# take longest and say little more of them, as do random programs.
 PART = (
     *("tests/integration/test_modes.py", "tests/presence"),
-    "tests/transports",
+    *("tests/transports", "tests/capture"),
 )
 NOT_PART = (
     # redis-py 5.0 leaves sockets of failed connections to the garbage collector, whose
     # warnings would fail whichever test is running then.
     "tests/brokers",
+    "tests/capture/test_random_mappings.py",
+    "tests/capture/test_random_programs.py",
     *("tests/protocol", "tests/support_tests", "tests/test_app_yaml.py"),
     *("tests/test_architecture.py", "tests/test_readme.py"),
 )
@@ -84,11 +87,11 @@ def run_pytest(
     if arguments:
         halves = [arguments]
     else:
-        ignored = [*PROGRAMS, *((*PART, *NOT_PART) if in_part else ())]
-        others = [f"--ignore={path}" for path in ignored]
+        half = PART if in_part else PROGRAMS
+        left_out = [*PROGRAMS, *NOT_PART] if in_part else []
         halves = [
-            [*(PART if in_part else PROGRAMS)],
-            ["tests", *others, "-p", "no:cacheprovider"],
+            [*half, *_ignoring(NOT_PART if in_part else ())],
+            ["tests", *_ignoring([*half, *left_out]), "-p", "no:cacheprovider"],
         ]
     reports = [Path(directory, f"pytest-{n}.xml") for n in range(len(halves))]
     statuses = run(
@@ -98,6 +101,10 @@ def run_pytest(
         )
     )
     return next(filter(None, statuses), 0), reports
+
+
+def _ignoring(paths: Sequence[str]) -> list[str]:
+    return [f"--ignore={path}" for path in paths]
 
 
 def run(*commands: list[str]) -> list[int]:
