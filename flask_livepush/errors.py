@@ -14,6 +14,9 @@
         ├── InvalidRoom                101
         ├── NotAuthorised              103
         ├── TooManyRooms               106
+        ├── TooManyConnections         107, temporary
+        ├── RefreshLogin               109, temporary
+        ├── TooFast                    111, temporary
         └── Unavailable                120, temporary
 
 No logic and no import of a library may ever be in here.
@@ -98,6 +101,27 @@ class TooManyRooms(ClientError):
     """The connection is in as many rooms as it may be."""
 
     code = 106
+
+
+class TooManyConnections(ClientError):
+    """The user has as many connections as one may have."""
+
+    code = 107
+    temporary = True
+
+
+class RefreshLogin(ClientError):
+    """The login must be renewed over HTTP before the connection can be made."""
+
+    code = 109
+    temporary = True
+
+
+class TooFast(ClientError):
+    """The connection asks for more than it may in so short a time."""
+
+    code = 111
+    temporary = True
 
 
 class Unavailable(ClientError):
