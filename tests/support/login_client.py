@@ -7,6 +7,7 @@ is seen as it is.
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -120,9 +121,10 @@ class LoginSocket:
 
     def close(self) -> None:
         """Go."""
-        with suppress(OSError, websocket.WebSocketException):
-            self._socket.shutdown()
+        with suppress(OSError, AttributeError):  # or gone by itself
+            self._socket.sock.shutdown(socket.SHUT_RDWR)
         self._reader.join(DEADLINE)
+        self._socket.shutdown()
 
     def _send(self, packet: str) -> None:
         with suppress(OSError, websocket.WebSocketException):
