@@ -32,7 +32,7 @@ export class Client implements LivePush, RoomClient {
     source: Source,
     private readonly surroundings: Surroundings,
   ) {
-    this.status = new Value<State>("offline", surroundings.report);
+    this.status = new Value<State>(surroundings.off ? "off" : "offline", surroundings.report);
     this.refusals = new Refusals(surroundings.warn);
     this.connection = new Connection(
       source,
@@ -62,7 +62,7 @@ export class Client implements LivePush, RoomClient {
   }
 
   get connectionState(): "up" | State {
-    return this.connection.state;
+    return this.surroundings.off ? "off" : this.connection.state;
   }
 
   room(name: string, options: RoomOptions = {}): Room {
@@ -78,6 +78,7 @@ export class Client implements LivePush, RoomClient {
   }
 
   connect(): void {
+    if (this.surroundings.off) return;
     this.suspended = false;
     this.watch();
     this.connection.open();

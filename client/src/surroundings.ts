@@ -5,6 +5,7 @@
  */
 
 import type { PageDocument } from "./page_position.js";
+import { pageSays } from "./page_settings.js";
 
 export type Cancel = () => void;
 
@@ -37,6 +38,8 @@ export interface Surroundings {
   report(error: unknown): void;
   /** Tell the developer in words about what is no error of any code. */
   warn(message: string): void;
+  /** Whether the page's server has turned live updates off. */
+  readonly off: boolean;
   readonly page: Page | null;
   readonly memory: Memory;
 }
@@ -57,6 +60,7 @@ export function browserSurroundings(server = ""): Surroundings {
     },
     // Not reported as an error: error trackers would hear of each visitor without a login.
     warn: (message) => console.warn(message),
+    off: pageSays("off", server) !== null,
     page: typeof document === "object" ? { window, document } : null,
     memory: sessionMemory(`livepush.websocket:${server}`),
   };

@@ -22,8 +22,9 @@ export class Setting {
     memory = new FakeMemory(),
     random = () => 0.5,
     transports = ["websocket", "polling"],
+    off = false,
   } = {}) {
-    this.surroundings = new FakeSurroundings(page, random, memory);
+    this.surroundings = new FakeSurroundings(page, random, memory, off);
     const dial = (): FakeSocket => {
       this.sockets.push(new FakeSocket(this.surroundings, transports));
       return this.socket;
