@@ -391,7 +391,7 @@ def _examine_application(info: ScriptInfo, arguments: str | None) -> Iterator[Fi
             "other's sessions, and with a message queue all but the first are refused.",
             "Set it to one long random text, from the environment.",
         )
-    if settings.message_queue is not None:
+    if settings.enabled and settings.message_queue is not None:
         yield from queue.check(
             settings.message_queue,
             settings.prefix or app.name,

@@ -47,6 +47,10 @@ def post_worker_init(worker: Any) -> None:
 
     What can't work stops gunicorn with a sentence; what is unwise is a warning.
     """
+    if draining.is_off():
+        # Whatever is at fault, or was changed because of it, must not stop the site.
+        worker.log.warning("LIVEPUSH_ENABLED is False: this worker pushes nothing.")
+        return
     applications = draining.of_this_process()
     errors, warnings = problems(worker, applications)
     for sentence in warnings:

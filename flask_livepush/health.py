@@ -27,11 +27,12 @@ class Health:
     Args:
         application: The WSGI application behind it.
         prefix: The URL path above both.
-        connections: The URL path of Engine.IO.
+        connections: The URL path of Engine.IO; None: it is not ours.
         leaving: Says whether the process is about to end.
         broker: Says whether the broker answers, in a moment; None: there is none but
             this process's memory.
         now: Seconds of a clock that never falls.
+        off: Whether there are no connections at all.
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class Health:
         application: Callable[..., Iterable[bytes]],
         *,
         prefix: str,
-        connections: str,
+        connections: str | None,
         leaving: Callable[[], bool],
         broker: Callable[[], bool] | None,
         now: Callable[[], float],
+        off: bool = False,
     ) -> None:
         self._application = application
+        self._off = off
         self._pages = {f"{prefix}/live": self._live, f"{prefix}/ready": self._ready}
         self._connections = connections
         self._leaving = leaving
@@ -61,9 +64,13 @@ class Health:
         page = self._pages.get(path)
         if page is not None and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             status, told = page()
+        elif self._connections is None or not path.startswith(self._connections):
+            return self._application(environ, start_response)
+        elif self._off:
+            # Of pages from before; the application is spared their attempts.
+            status, told = "404 NOT FOUND", {"message": "Live updates are off"}
         elif (
-            path.startswith(self._connections)
-            and self._leaving()
+            self._leaving()
             and "sid" not in parse_qs(environ.get("QUERY_STRING", ""))
             and environ["REQUEST_METHOD"] != "OPTIONS"
         ):

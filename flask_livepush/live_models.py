@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapper, scoped_session
 from . import snapshots
 from .capture import Capture, Scope
 from .commits import Note
+from .config import Kinds
 from .declarations import Tracking
 from .emitter import Emitter
 from .errors import ConfigError
@@ -36,6 +37,7 @@ class LiveModels:
         monotonic: Seconds of a clock that never falls.
         knows: Says whether a rule knows a room's name.
         failures: Takes note of what fails at run time.
+        disabled: Returns the kinds of which nothing is pushed at the moment.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class LiveModels:
         monotonic: Callable[[], float],
         knows: Callable[[str], bool],
         failures: Failures,
+        disabled: Callable[[], Kinds] = tuple,
     ) -> None:
         self._knows = knows
         self._failures = failures
@@ -59,8 +62,16 @@ class LiveModels:
             now=monotonic,
             failures=failures,
             apart=self._apart,
+            disabled=disabled,
         )
-        self.sessions = Sessions(self.capture.follow, failures)
+        self.sessions = Sessions(
+            self.capture.follow, failures, unfollow=self.capture.unfollow
+        )
+
+    def listen(self, on: bool) -> None:
+        """Have hooks in sessions, mappers and engines, or none."""
+        self.capture.listen(on)
+        self.sessions.listen(on)
 
     def _apart(self) -> AbstractContextManager[None]:
         return self.sessions.apart()
@@ -156,6 +167,10 @@ class LiveModels:
         for tracked in self._tracking.of_class(type(target)):
             return tracked.row(target)
         return None
+
+    def kinds(self) -> set[str]:
+        """Return the kinds of all declarations."""
+        return {t.kind for t in self._tracking.all()}
 
     def staleness(self, target: Any) -> Batch | None:
         """Return what tells screens that a model or an object of one is stale.

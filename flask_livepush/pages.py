@@ -74,6 +74,8 @@ class Pages:
         expected_id: Returns that id before a query, or None.
         current_id: Returns it, or None: the visitor is not logged in.
         failures: Takes note of callables that fail.
+        off: Whether nothing is pushed: pages have no positions, and their script is
+            told so.
     """
 
     def __init__(
@@ -88,8 +90,10 @@ class Pages:
         expected_id: Callable[[], str | None],
         current_id: Callable[[], str | None],
         failures: Failures,
+        off: bool = False,
     ) -> None:
         self._app = app
+        self._off = off
         self._knows = knows
         self._own = own
         self._expected_id = expected_id
@@ -106,7 +110,8 @@ class Pages:
 
     def read_positions(self) -> None:
         """Read the positions of marked views from now on; may be repeated."""
-        request_started.connect(self._on_request, self._app)
+        if not self._off:
+            request_started.connect(self._on_request, self._app)
 
     def script(self, **attributes: str) -> Markup:
         """Return the script element of the client: ``{{ livepush_script() }}``.
@@ -116,6 +121,8 @@ class Pages:
                 or ``defer=""``.
         """
         source = url_for("livepush.script", v=self._hash)
+        if self._off:
+            attributes = {**attributes, "data-livepush-off": ""}
         more = (Markup(' {}="{}"').format(k, v) for k, v in attributes.items())
         return Markup('<script src="{}"{}></script>').format(
             source, Markup("").join(more)
@@ -130,6 +137,8 @@ class Pages:
         Raises:
             UsageError: The view is not decorated with ``livepush.page`` for this room.
         """
+        if self._off:
+            return Markup("")
         page: _Page | None = g.get(_MARK) if has_request_context() else None
         if page is None:
             raise UsageError(

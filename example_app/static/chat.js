@@ -19,7 +19,7 @@ const room = live.room(liveRoom);
 const messages = room.store("message", {
   rows: JSON.parse(document.querySelector("#rows").textContent),
 });
-showMessages(messages, { me: Number(me), composer, tell, post });
+showMessages(messages, { me: Number(me), composer, tell, post, live });
 
 // 2. What is unread in the other rooms: a room of this user alone.
 showUnread(live.room(liveUser), messages, { roomId: Number(roomId), post });

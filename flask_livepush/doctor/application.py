@@ -67,6 +67,9 @@ class Application:
 
 def check(app: Application) -> Iterator[Finding]:
     """Examine an application."""
+    yield from _switches(app)
+    if not app.settings.enabled:
+        return
     yield from _secret_key(app)
     yield from _workers(app)
     yield from _hooks(app)
@@ -75,6 +78,27 @@ def check(app: Application) -> Iterator[Finding]:
     yield from _prefix(app)
     yield from _database(app)
     yield from _limits(app)
+
+
+def _switches(app: Application) -> Iterator[Finding]:
+    settings = app.settings
+    if not settings.enabled:
+        yield Finding(
+            "switch",
+            "problem",
+            "LIVEPUSH_ENABLED is False: there are no connections, and nothing is "
+            "pushed. Nothing else was looked at.",
+            "Take it away where it is set, in the application's settings or in the "
+            "environment of its processes, and start them again.",
+        )
+    elif settings.disabled_kinds:
+        kinds = ", ".join(map(repr, settings.disabled_kinds))
+        yield Finding(
+            "switch",
+            "hint",
+            f"LIVEPUSH_DISABLED_KINDS has {kinds}: of them nothing is pushed.",
+            "Take out what is to be pushed again.",
+        )
 
 
 def _secret_key(app: Application) -> Iterator[Finding]:
