@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 
@@ -64,6 +65,11 @@ def link(
     index_rooms(server.manager)
     background = server.start_background_task
     if settings.engine == "stock":
+        stock = server.eio.start_background_task
+        # As the engine does.
+        server.eio.start_background_task = lambda target, *args, **kwargs: stock(
+            Context().run, target, *args, **kwargs
+        )
         return Link(
             StockOutlet(server),
             background,

@@ -19,6 +19,7 @@ import urllib.parse
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
 from typing import Any
 
 import engineio
@@ -247,6 +248,14 @@ class Engine(engineio.Server):  # type: ignore[misc]
             return self.sockets[sid]
         except KeyError:
             raise KeyError("Session not found") from None
+
+    def start_background_task(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run a function in the background, in an empty context (``contextvars``).
+
+        Libraries let threads begin with a copy of their starter's context, which here
+        is whoever happens to need the loop, or a sender, first.
+        """
+        return super().start_background_task(Context().run, target, *args, **kwargs)
 
     # -- what the outlet calls ---------------------------------------------------------
     def write(
