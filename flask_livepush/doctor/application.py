@@ -20,6 +20,8 @@ _COMMON_NAMES = ("app", "application", "main", "__main__", "run", "server", "wsg
 _LEAST_THREADS = 4
 # The same where each connection takes one.
 _LEAST_STOCK_THREADS = 100
+# The oldest gunicorn that is in the tests.
+_LEAST_GUNICORN = 21
 # Characters of a secret key that nobody guesses (secrets.token_hex(16)).
 _LEAST_KEY = 16
 # Seconds after which many proxies cut what is idle: nginx's and AWS's default is 60,
@@ -73,6 +75,7 @@ def check(app: Application) -> Iterator[Finding]:
     yield from _secret_key(app)
     yield from _workers(app)
     yield from _hooks(app)
+    yield from _version(app)
     yield from _async_mode(app)
     yield from _processes(app)
     yield from _prefix(app)
@@ -181,6 +184,18 @@ def _hooks(app: Application) -> Iterator[Finding]:
             "post_worker_init is not among their hooks.",
             "from flask_livepush.gunicorn import post_worker_init in gunicorn.conf.py, "
             "or -c python:flask_livepush.gunicorn where there is none.",
+        )
+
+
+def _version(app: Application) -> Iterator[Finding]:
+    major = "" if app.served is None else app.served.version.partition(".")[0]
+    if app.served is not None and major.isdigit() and int(major) < _LEAST_GUNICORN:
+        yield Finding(
+            "workers",
+            "hint",
+            f"gunicorn is {app.served.version}; those from {_LEAST_GUNICORN}.2 on are "
+            "in the tests.",
+            f"pip install 'gunicorn>={_LEAST_GUNICORN}.2'",
         )
 
 

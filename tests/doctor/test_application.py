@@ -53,6 +53,17 @@ def examine(
     return found
 
 
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [("20.1.0", True), ("21.2.0", False), ("27.0.1", False), ("", False)],
+)
+def test_names_a_gunicorn_that_is_older_than_the_tests(
+    version: str, said: bool
+) -> None:
+    found = examine(served=replace(GTHREAD, version=version))
+    assert any("gunicorn>=21.2" in str(f.remedy) for f in found) is said
+
+
 def test_finds_nothing_in_what_is_right() -> None:
     (workers,) = examine()
     assert workers.level == "ok"
