@@ -44,7 +44,7 @@ from .metrics_page import MetricsPage
 from .metrics_page import Rule as MetricsRule
 from .node import Node
 from .outgoing import Outgoing, Receipt
-from .pages import Find, Names, Pages, mark
+from .pages import Find, Names, Pages, application_root, mark
 from .presence.here import Presence
 from .protocol import relayed
 from .protocol.batch import Batch
@@ -274,6 +274,7 @@ class LivePush:
         pages = Pages(
             app,
             prefix=settings.url_prefix,
+            connections=instances.path(instance),
             position=lambda room: _position(outgoing, failures, room),
             has_read=self._has_read,
             knows=self.knows,
@@ -309,6 +310,7 @@ class LivePush:
             app.wsgi_app,
             prefix=settings.url_prefix,
             connections=instances.path(instance),
+            root=application_root(app),
             leaving=lambda: leaving.begun,
             broker=None if queue is None else outgoing.answers,
             now=time.monotonic,
@@ -371,6 +373,7 @@ class LivePush:
             app.wsgi_app,
             prefix=settings.url_prefix,
             connections=None if theirs else instances.path(instance),
+            root=application_root(app),
             leaving=lambda: False,
             broker=None,
             now=time.monotonic,

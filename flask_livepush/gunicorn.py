@@ -220,7 +220,7 @@ class _Leaving:
     # -- gunicorn 21 to 24 -------------------------------------------------------------
 
     def _wake_up_by_signals(self) -> None:
-        """Let a worker of threads see at once that it is to end, not within a second."""
+        """Let a worker of threads see at once that it is to end, not in a second."""
         pipe = self._worker.PIPE[0]
 
         def read(_: Any) -> None:

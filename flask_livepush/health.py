@@ -33,6 +33,8 @@ class Health:
             this process's memory.
         now: Seconds of a clock that never falls.
         off: Whether there are no connections at all.
+        root: The path above all of the application's, where pages are told it; a proxy
+            may have taken it away, or nobody.
     """
 
     def __init__(
@@ -45,8 +47,14 @@ class Health:
         broker: Callable[[], bool] | None,
         now: Callable[[], float],
         off: bool = False,
+        root: str = "",
     ) -> None:
         self._application = application
+        self._root = root
+        # What is below it although nobody took it away.
+        self._below = tuple(
+            f"{root}{path}" for path in (f"{prefix}/", connections) if path is not None
+        )
         self._off = off
         self._pages = {f"{prefix}/live": self._live, f"{prefix}/ready": self._ready}
         self._connections = connections
@@ -61,6 +69,10 @@ class Health:
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
+        if self._root and path.startswith(self._below):
+            script_name = f"{environ.get('SCRIPT_NAME', '')}{self._root}"
+            path = path[len(self._root) :]
+            environ = {**environ, "SCRIPT_NAME": script_name, "PATH_INFO": path}
         page = self._pages.get(path)
         if page is not None and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             status, told = page()

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import copy
 import sys
-from types import SimpleNamespace
 from typing import Any
 
-import engineio
 import flask_socketio
 import socketio
 from flask import Flask
 
 from ..errors import ConfigError
+from . import origins
 from .engine.server import Engine
 from .fanout import NAMESPACE
-
-# What python-engineio reads of a server that allows no other origins.
-_SAME_ORIGIN = SimpleNamespace(cors_allowed_origins=None)
 
 
 def instance(like: flask_socketio.SocketIO | None = None) -> flask_socketio.SocketIO:
@@ -138,15 +134,14 @@ class _Extensions(dict[str, Any]):
         super().__setitem__(name, extension)
 
 
-def _with_own(origins: str | list[str] | None) -> Any:
+def _with_own(others: str | list[str] | None) -> Any:
     """Return what says whether an origin may connect: its own may always."""
-    if origins is None:
-        return None
-    others = [origins] if isinstance(origins, str) else origins
+    listed = [others] if isinstance(others, str) else others or ()
 
-    def allows(origin: str, environ: dict[str, Any]) -> bool:
-        own = engineio.Server._cors_allowed_origins(_SAME_ORIGIN, environ)
-        return origin in others or origin in own
+    def allows(origin: str | None, environ: dict[str, Any]) -> bool:
+        return origin is not None and (
+            origins.is_own(origin, environ) or origins.is_among(origin, listed)
+        )
 
     return allows
 

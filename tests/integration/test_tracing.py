@@ -1,4 +1,4 @@
-"""What libraries for errors and traces see of others, where threads inherit contexts."""
+"""What libraries for errors and traces see of others: threads inherit by them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A server program under sentry-sdk and OpenTelemetry, which let threads inherit.
 
 Around everything is a WSGI middleware that gives each request a Sentry user, a
-breadcrumb and a span, called as its ``X-User``. ``/seen`` tells what rules, handlers and
-tasks found of that, ``/events`` what Sentry was sent.
+breadcrumb and a span, called as its ``X-User``. ``/seen`` tells what rules, handlers
+and tasks found of that, ``/events`` what Sentry was sent.
 """
 
 from __future__ import annotations

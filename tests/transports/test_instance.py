@@ -88,11 +88,9 @@ def test_a_socketio_that_comes_later_is_refused(later: str) -> None:
     livepush = LivePush(app)
     application = app.wsgi_app
     own = flask_socketio.SocketIO()
+    set_up = flask_socketio.SocketIO if later == "made with it" else own.init_app
     with pytest.raises(ConfigError, match=r"'site'.*LivePush\(app, socketio="):
-        if later == "made with it":
-            flask_socketio.SocketIO(app, async_mode="threading")
-        else:
-            own.init_app(app, async_mode="threading")
+        set_up(app, async_mode="threading")
     assert app.wsgi_app is application
     assert app.extensions["socketio"] is livepush.socketio
     app.extensions["other"] = "anything"

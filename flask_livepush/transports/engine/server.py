@@ -26,6 +26,7 @@ import engineio
 
 from ...brokers.peers import Peers
 from ...metrics import OFF, Metrics
+from .. import origins
 from . import frames, handshake, packets, taking
 from .connection import Connection
 from .environ import slim
@@ -344,6 +345,15 @@ class Engine(engineio.Server):  # type: ignore[misc]
         if allowed is not None and origin not in allowed:
             self._log_error_once(f"{origin} is not an accepted origin.", "bad-origin")
             raise Refusal(FORBIDDEN, "Not an accepted origin.")
+
+    def _cors_allowed_origins(self, environ: dict[str, Any]) -> list[str] | None:
+        allowed: list[str] | None = super()._cors_allowed_origins(environ)
+        # Of an application's own server that says nothing of origins.
+        if self.cors_allowed_origins is None and allowed is not None:
+            origin = environ.get("HTTP_ORIGIN")
+            if origin and origins.is_own(origin, environ):
+                return [*allowed, origin]
+        return allowed
 
     def _find(self, sid: str) -> Session:
         session = self._sessions.find(sid)
