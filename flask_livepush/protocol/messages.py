@@ -219,9 +219,9 @@ def reset(room: str, within: float) -> str:
     return _dumps({"room": room, "within": within})
 
 
-def ended(error: ClientError) -> str:
-    """Write the data of a ``livepush.ended``: why a connection ends for good."""
-    return _dumps({"code": error.code, "message": error.message})
+def ended(error: ClientError) -> dict[str, Any]:
+    """Make the data of a ``livepush.ended``: why a connection ends for good."""
+    return {"code": error.code, "message": error.message}
 
 
 def reconnect(within: float) -> str:

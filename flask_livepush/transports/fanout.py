@@ -13,13 +13,10 @@ from typing import Any, Protocol
 import engineio
 import socketio
 
-from ..errors import ClientError
 from ..protocol.messages import (
-    ENDED,
     PRESENCE,
     RECONNECT,
     RESET,
-    ended,
     meta,
     presence,
     reconnect,
@@ -119,10 +116,6 @@ class Fanout:
     def reconnect_frame(self, within: float) -> Any:
         """Encode the request to come back at a random moment in so many seconds."""
         return self._event(RECONNECT, reconnect(round(within, 3)))
-
-    def ended_frame(self, error: ClientError) -> Any:
-        """Encode why a connection ends for good."""
-        return self._event(ENDED, ended(error))
 
     def whisper_frame(self, room: str, whisper: Whispered) -> Any:
         where = whispered(room, whisper.user)

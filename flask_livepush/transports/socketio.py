@@ -402,13 +402,18 @@ class Events:
             self.send_away(connection)
             return
         self._silence(connection)
-        server._send_eio_packet(eio_sid, self._fanout.ended_frame(error))
+        kinds = socketio.packet
+        told = [messages.ENDED, messages.ended(error)]
+        packets = [server.packet_class(kinds.EVENT, namespace=NAMESPACE, data=told)]
         for namespace in list(manager.get_namespaces()):
             if manager.sid_from_eio_sid(eio_sid, namespace) is not None:
-                kind = socketio.packet.DISCONNECT
-                packet = server.packet_class(kind, namespace=namespace)
+                kind = kinds.DISCONNECT
+                packets.append(server.packet_class(kind, namespace=namespace))
+        try:
+            for packet in packets:
                 server._send_packet(eio_sid, packet)
-        self._part(connection)
+        finally:
+            self._part(connection)
 
     def send_away(self, connection: Connection) -> None:
         """Close a connection by Engine.IO: its client comes back."""
