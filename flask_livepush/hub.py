@@ -198,7 +198,9 @@ class Hub:
             ended.revoked = code is not None
             # A join that has had no answer yet gets the code as its answer.
             if code is not None and ended.begun:
-                self._transport.write([sid], [self._transport.revoked_frame(room, code)])
+                self._transport.write(
+                    [sid], [self._transport.revoked_frame(room, code)]
+                )
         if empty:
             del self._rooms[room]
             self._closed(room)
