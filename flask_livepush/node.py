@@ -65,7 +65,7 @@ class Door(Protocol):
     def is_room(self, room: str) -> bool:
         """Say whether the name matches a rule. Queries nothing."""
 
-    def admit(self, room: str, environ: dict[str, Any]) -> Visitor:
+    def admit(self, room: str, handshake: Any) -> Visitor:
         """Return the connection's user if it may join; raise a ClientError if not."""
 
     def has_presence(self, room: str) -> bool:
@@ -77,7 +77,7 @@ class Door(Protocol):
     def rows(self, room: str) -> str:
         """Read the generated part of a snapshot, in a fresh session, as JSON text."""
 
-    def state(self, room: str, environ: dict[str, Any]) -> str | None:
+    def state(self, room: str, handshake: Any) -> str | None:
         """Read the room's own part of a snapshot for one user, as JSON text."""
 
 
@@ -141,7 +141,7 @@ class Node:
     def subscribe(
         self,
         sid: str,
-        environ: dict[str, Any],
+        handshake: Any,
         request: Subscribe,
         ack: Callable[[str], Frame],
     ) -> None:
@@ -152,7 +152,8 @@ class Node:
 
         Args:
             sid: The connection.
-            environ: The WSGI environment of its handshake.
+            handshake: What the connection has said of itself; only the door knows what
+                that is.
             ack: Makes a frame of the ack's JSON text.
 
         Raises:
@@ -160,7 +161,7 @@ class Node:
         """
         outcome = "failed"
         try:
-            outcome = self._join(sid, environ, request, ack)
+            outcome = self._join(sid, handshake, request, ack)
             self._failures.over(_JOINS)
         except ClientError as error:
             self._leave(sid, request.room)
@@ -254,7 +255,7 @@ class Node:
     def _join(
         self,
         sid: str,
-        environ: dict[str, Any],
+        handshake: Any,
         request: Subscribe,
         ack: Callable[[str], Frame],
     ) -> Literal["recovered", "snapshot"]:
@@ -262,7 +263,7 @@ class Node:
         if not self._door.is_room(room):
             raise InvalidRoom("No rule knows a room of this name.")
         position = self._broker.position(room, patient=True)
-        visitor = self._door.admit(room, environ)
+        visitor = self._door.admit(room, handshake)
         subscription = self._hub.join(sid, room)
         subscription.user = visitor.user
         self._broker.confirm(room)
@@ -284,7 +285,9 @@ class Node:
                 )
                 return "recovered"
         for attempt in range(_SNAPSHOT_TRIES):
-            start, snapshot = self._snapshot(room, environ, position, alone=attempt > 0)
+            start, snapshot = self._snapshot(
+                room, handshake, position, alone=attempt > 0
+            )
             history = self._broker.history(room, start)
             if history.publications is not None:
                 self._go_live(
@@ -323,7 +326,7 @@ class Node:
             self._spawn_mend([subscription])
 
     def _snapshot(
-        self, room: str, environ: dict[str, Any], position: Position, *, alone: bool
+        self, room: str, handshake: Any, position: Position, *, alone: bool
     ) -> tuple[Position, str]:
         """Read a snapshot; return it with a position it is at least as new as.
 
@@ -335,7 +338,7 @@ class Node:
             start, rows = position, self._door.rows(room)
         else:
             start, rows = self._shared_rows(room, position)
-        state = self._door.state(room, environ)
+        state = self._door.state(room, handshake)
         tail = "" if state is None else f',"state":{state}'
         return start, f'{{"kinds":{rows}{tail}}}'
 

@@ -16,6 +16,7 @@ import engineio
 import socketio
 
 from ..errors import BadMessage, ClientError
+from ..login.caller import Handshake
 from ..metrics import OFF, Metrics
 from ..node import Node
 from ..protocol import messages
@@ -360,7 +361,7 @@ class Events:
         try:
             if event == messages.SUBSCRIBE:
                 request = messages.parse_subscribe(args)
-                self._node.subscribe(sid, environ, request, ack)
+                self._node.subscribe(sid, Handshake(environ), request, ack)
                 return
             if event == messages.UNSUBSCRIBE:
                 self._node.unsubscribe(sid, messages.parse_unsubscribe(args))
