@@ -482,7 +482,8 @@ TABLE: tuple[Setting, ...] = (
         "What keeps which logins have ended, for as long as "
         "`PERMANENT_SESSION_LIFETIME`: the message queue (this process, where there is "
         "none), or the table `livepush_ended_logins` of Flask-SQLAlchemy's database as "
-        "well, which a logout waits for. See [deploying.md](deploying.md#ended-logins).",
+        "well, which a logout waits for. See "
+        "[deploying.md](deploying.md#ended-logins).",
         _one_of("broker", "database"),
     ),
     Setting(
