@@ -90,7 +90,7 @@ class Site:
             return "public"
 
         self.views: dict[str, Any] = {
-            "clear": lambda: flask.session.clear(),
+            "clear": lambda: flask.session.clear() or "",
             "by hand": lambda: flask.session.pop("_user_id"),
             "kept": lambda: flask.session.get(KEY),
             "other by hand": lambda: flask.session.update(_user_id="t2"),
