@@ -89,11 +89,18 @@ def auth_of(site: Any, *, allow_anonymous: bool = False) -> Auth:
     return auth(site.app, site.livepush, allow_anonymous=allow_anonymous)
 
 
-def auth(app: Flask, livepush: Any, *, allow_anonymous: bool = False) -> Auth:
+def auth(
+    app: Flask, livepush: Any, *, allow_anonymous: bool = False, **options: Any
+) -> Auth:
     """Return what asks the rules of an application."""
     identities = livepush._identities
     handshakes = handshakes_of(
-        app, identities=identities, allow_anonymous=allow_anonymous
+        app,
+        identities=identities,
+        allow_anonymous=allow_anonymous,
+        authenticate=lambda: livepush._authenticate,
+        users_loader=lambda: livepush._users_loader,
+        **options,
     )
     return Auth(
         handshakes, livepush._rooms, identities, allow_anonymous=allow_anonymous
