@@ -411,6 +411,25 @@ def test_the_hook_is_asked_anew_each_time() -> None:
         assert not user.is_authenticated
 
 
+def test_the_hook_may_ask_the_request_loader() -> None:
+    """As docs/logins.md has it for Flask-Security."""
+    site = Site()
+    by_header(site, "Authentication-Token")
+
+    def hook(payload: Any) -> Any:
+        headers = {"Authentication-Token": payload.get("token", "")}
+        with flask.current_app.test_request_context(headers=headers):
+            return flask_login.current_user._get_current_object()
+
+    judge = site.judge(authenticate=lambda: hook)
+    sent = site.cookies("t2")
+    assert judge.caller(handshake(sent, {"token": "t1"})).identity == "1"
+    with judge.entered(handshake(sent, {"token": "t1"})) as user:
+        assert flask_login.current_user == user == site.users["t1"]
+    with pytest.raises(NotAuthorised):
+        judge.caller(handshake(sent, {"token": "over"}))
+
+
 def test_an_application_without_flask_login_may_know_tokens() -> None:
     app = Flask("app")
     app.secret_key = "secret"
