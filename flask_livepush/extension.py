@@ -106,6 +106,7 @@ class _App:
     logins: Logins
     login_ids: LoginIds
     login_sessions: LoginSessions
+    tickets: Tickets
     #: Called when a context is entered, until Flask-SQLAlchemy is found.
     look: Callable[..., None] | None
 
@@ -376,6 +377,7 @@ class LivePush:
             logins=logins,
             login_ids=login_ids,
             login_sessions=login_sessions,
+            tickets=tickets,
             look=self._find_flask_sqlalchemy(app),
         )
         app.teardown_appcontext(self._end_unannounced)

@@ -16,7 +16,16 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import flask_login
-from flask import Flask, current_app, g, has_app_context, request, session
+from flask import (
+    Flask,
+    current_app,
+    g,
+    has_app_context,
+    has_request_context,
+    request,
+    session,
+)
+from flask.ctx import RequestContext
 from flask.sessions import SecureCookieSessionInterface
 from itsdangerous import BadSignature
 from werkzeug.exceptions import HTTPException
@@ -438,7 +447,8 @@ class Handshakes:
             with self._working(
                 self._app.session_interface.open_session, "session", "the login"
             ):
-                stack.enter_context(context)
+                _push(context)
+            stack.push(context)
             context.url_adapter = adapter
             yield
 
@@ -476,6 +486,16 @@ def _check_origin(environ: Mapping[str, Any]) -> None:
             "A WebSocket that is logged in by a cookie must send an Origin header; "
             "send one, or give the login with the CONNECT or in Authorization."
         )
+
+
+def _push(context: RequestContext) -> None:
+    """Enter a request; not half, where its session can't be opened."""
+    try:
+        context.push()
+    except BaseException as error:
+        if has_request_context() and request._get_current_object() is context.request:  # type: ignore[attr-defined]
+            context.pop(error)
+        raise
 
 
 def _current_app() -> Flask:

@@ -119,12 +119,15 @@ class _Begun:
 
     Args:
         user: What Flask-Login's user loader takes.
+        client: By which client and address it logged in, as Flask-Login has them;
+            None: it does not matter, as the session is permanent.
         again: Whether clients of the login are to come back, if it ends.
     """
 
     session: Session
     kept: Kept | None
     user: Any
+    client: Any = None
     again: bool = False
 
     def forget(self) -> None:
@@ -216,9 +219,12 @@ class LoginSessions:
 
     def _on_started(self, app: Flask, **_: Any) -> None:
         session = opened_session()
-        if session is not None:
-            begun = _Begun(session, kept_in(session), peek(session, _USER))
-            request.environ[_BEGUN] = begun
+        if session is None:
+            return
+        begun = _Begun(session, kept_in(session), peek(session, _USER))
+        if begun.user is not None and not peek(session, "_permanent"):
+            begun.client = peek(session, "_id")
+        request.environ[_BEGUN] = begun
 
     def _before_saving(self, response: Response) -> Response:
         """See to it that what is saved says whose it is, and no more than that."""
@@ -255,8 +261,18 @@ class LoginSessions:
             return
         before = self._before(begun)
         now = ids_of(self._app, self._ids, request, begun.session)
-        if not set(before) & set(now):
+        if not set(before) & set(now) and not self._is_foreign(begun):
             self._end(before, again=begun.again)
+
+    def _is_foreign(self, begun: _Begun) -> bool:
+        """Say whether SESSION_PROTECTION would have let go of the request's session."""
+        manager = getattr(self._app, "login_manager", None)
+        mode = self._app.config.get(
+            "SESSION_PROTECTION", getattr(manager, "session_protection", None)
+        )
+        if manager is None or mode != "strong" or begun.client is None:
+            return False
+        return bool(manager._session_identifier_generator() != begun.client)
 
     def _before(self, begun: _Begun) -> tuple[str, ...]:
         """Return the ids of the login that the request came with."""

@@ -85,14 +85,23 @@ def handshakes_of(app: Flask, **options: Any) -> Handshakes:
 
 
 def auth_of(site: Any, *, allow_anonymous: bool = False) -> Auth:
-    """Return what asks the rules of a site."""
-    identities = site.livepush._identities
+    """Return what asks the rules of a site: what has an app and its livepush."""
+    return auth(site.app, site.livepush, allow_anonymous=allow_anonymous)
+
+
+def auth(
+    app: Flask, livepush: Any, *, allow_anonymous: bool = False, **options: Any
+) -> Auth:
+    """Return what asks the rules of an application."""
+    identities = livepush._identities
     handshakes = handshakes_of(
-        site.app, identities=identities, allow_anonymous=allow_anonymous
+        app,
+        identities=identities,
+        allow_anonymous=allow_anonymous,
+        authenticate=lambda: livepush._authenticate,
+        users_loader=lambda: livepush._users_loader,
+        **options,
     )
     return Auth(
-        handshakes,
-        site.livepush._rooms,
-        identities,
-        allow_anonymous=allow_anonymous,
+        handshakes, livepush._rooms, identities, allow_anonymous=allow_anonymous
     )
