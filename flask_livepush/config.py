@@ -78,6 +78,8 @@ class Config:
     switch_interval: float | None
     drain_seconds: float
     max_connection_age: float | None
+    logins: str
+    logins_prefix: str | None
 
 
 def _one_of(*allowed: Any) -> Callable[[Any], str | None]:
@@ -472,6 +474,25 @@ TABLE: tuple[Setting, ...] = (
         "moment in the last tenth of that time, and closed if it does not. Keep it "
         "below the age at which a platform cuts connections. None lets them grow old.",
         _seconds_or_none,
+    ),
+    Setting(
+        "LIVEPUSH_LOGINS",
+        "broker",
+        "'broker' or 'database'",
+        "What keeps which logins have ended, for as long as "
+        "`PERMANENT_SESSION_LIFETIME`: the message queue (this process, where there is "
+        "none), or the table `livepush_ended_logins` of Flask-SQLAlchemy's database as "
+        "well, which a logout waits for. See [deploying.md](deploying.md#ended-logins).",
+        _one_of("broker", "database"),
+    ),
+    Setting(
+        "LIVEPUSH_LOGINS_PREFIX",
+        None,
+        "name or None",
+        "What stands before the keys of ended logins. None: `LIVEPUSH_PREFIX`. Several "
+        "applications that share a session cookie need the same one, so that a logout "
+        "of one is a logout of all.",
+        _name,
     ),
 )
 

@@ -32,6 +32,7 @@ from . import config as configuration
 from . import draining, message_queue, signals
 from .auth import Auth, Identity, current_id, expected_id, id_of
 from .brokers.base import Broker
+from .brokers.logins import Recheck
 from .connections import NOBODY, Connections
 from .door import Door
 from .draining import Drain, Draining
@@ -414,7 +415,14 @@ class LivePush:
         compiled = Pattern(pattern, known | dict(converters or {}))
 
         def decorate(rule: Rule) -> Room:
-            room = Room(compiled, rule, self.emit, whisper=whisper, presence=presence)
+            room = Room(
+                compiled,
+                rule,
+                self.emit,
+                whisper=whisper,
+                presence=presence,
+                watch=self._watch_rights,
+            )
             self._rooms.add(room)
             return room
 
@@ -699,7 +707,9 @@ class LivePush:
         Raises:
             UsageError: It is none of these.
         """
-        batch = self._staleness(target)
+        self._waiting_for_commit(self._staleness(target))
+
+    def _waiting_for_commit(self, batch: Batch) -> None:
         if self._models is not None:
             if self._models.defer(batch, wait=False):
                 return
@@ -707,6 +717,35 @@ class LivePush:
             # known: say it now, and again should the open transaction commit.
             self._models.defer(batch, wait=True, on_close=False)
         self._app().emitter.publish_batch(batch)
+
+    def recheck(self, user: Any = None, room: str | Room | None = None) -> None:
+        """Ask again, at once and in every process, who may be in rooms.
+
+        For rights that no watched table says (:meth:`Room.recheck_on`): a role in
+        another system, a block list in a file. Users are loaded anew, and whose login
+        is none any more is disconnected. Waits for the commit of a transaction that has
+        written, and vanishes on its rollback.
+
+        Args:
+            user: The user, or its id in ``user:<id>``; None: everybody.
+            room: A room's name, or a Room for all of that pattern; None: all rooms.
+
+        Raises:
+            UsageError: It is no user, or no rule knows the room.
+        """
+        identity = None if user is None else id_of(user)
+        if user is not None and identity is None:
+            raise UsageError(
+                f"livepush.recheck({user!r}): it must be a user that is logged in "
+                "somewhere, or the id of one; leave it out to ask about everybody."
+            )
+        name = room.pattern.text if isinstance(room, Room) else room
+        if isinstance(room, str) and self._rooms.of_pattern(room) is None:
+            name = self._room_name(room)
+        batch = Batch()
+        order = Recheck(identity, name)
+        batch.recheck(order, whole=order)
+        self._waiting_for_commit(batch)
 
     def row(self, target: object) -> dict[str, Any]:
         """Return the declared fields of an object of a tracked model, as JSON has them.
@@ -842,6 +881,9 @@ class LivePush:
                 failures=self._failures,
             )
         return self._models
+
+    def _watch_rights(self, room: Room, model: Any, **declaration: Any) -> None:
+        self._live_models().watch_rights(room, model, **declaration)
 
     def _tell_failure(self, failure: Failure) -> None:
         """Tell what fails where no application is known but by the context."""

@@ -199,6 +199,37 @@ TABLE: tuple[Metric, ...] = (
         ("too_large", "queue_full", "refused", "listener_full", "too_fast", "too_many"),
     ),
     Metric(
+        "logins_ended_total",
+        "counter",
+        "Logins that ended, as this process learned of it. here: by itself; elsewhere: "
+        "from another process, or from a table at its start.",
+        "where",
+        ("here", "elsewhere"),
+    ),
+    Metric(
+        "logins_behind_seconds_total",
+        "counter",
+        "Time in which this process did not know whether all ended logins were known "
+        "to it, and told joins to try again.",
+    ),
+    Metric(
+        "logins_restored_total",
+        "counter",
+        "Ended logins that this process wrote back to Redis, which had lost them.",
+    ),
+    Metric(
+        "logins_dropped_total",
+        "counter",
+        "mirror_full: ended logins that were forgotten, as there are more than a "
+        "process remembers; corrupt: entries in Redis that are none of ours; "
+        "queue_full: ended logins above what may wait for Redis, which are written "
+        "back later; orders_full: ends of connections, by user, that were lost as too "
+        "many waited; table: ended logins that the table will not have, as too many "
+        "waited for it.",
+        "reason",
+        ("mirror_full", "corrupt", "queue_full", "orders_full", "table"),
+    ),
+    Metric(
         "failures_total",
         "counter",
         "What did not reach screens as it was meant, each as livepush.signals.failed "

@@ -14,6 +14,18 @@ A join, as a timeline (R is the room, C the connection):
    read, after its own position, and the history since that position.
 6. Ack, the history, and what was held are written under the room's lock, in this
    order. C is live.
+
+A right that is lost meanwhile, as another timeline:
+
+1. The rule says yes to C.
+2. The right is lost, and committed.
+3. A recheck asks about all subscriptions of R in this process. C has none yet.
+4. C is registered in the hub, and would go live.
+
+So who rechecks says so first (:meth:`Node.rechecking`) and looks at the subscriptions
+afterwards. A join compares what was said before it asked the rule with what was said
+when it is registered; if that differs, the rule is asked once more. What is said later
+finds the subscription, and ends it; the join then finds itself ended.
 """
 
 from __future__ import annotations
@@ -65,7 +77,7 @@ class Door(Protocol):
     def is_room(self, room: str) -> bool:
         """Say whether the name matches a rule. Queries nothing."""
 
-    def admit(self, room: str, environ: dict[str, Any]) -> Visitor:
+    def admit(self, room: str, handshake: Any) -> Visitor:
         """Return the connection's user if it may join; raise a ClientError if not."""
 
     def has_presence(self, room: str) -> bool:
@@ -77,7 +89,7 @@ class Door(Protocol):
     def rows(self, room: str) -> str:
         """Read the generated part of a snapshot, in a fresh session, as JSON text."""
 
-    def state(self, room: str, environ: dict[str, Any]) -> str | None:
+    def state(self, room: str, handshake: Any) -> str | None:
         """Read the room's own part of a snapshot for one user, as JSON text."""
 
 
@@ -140,15 +152,16 @@ class Node:
         # By connection, of joins and of whispers; each is used in its connection's turn
         # alone.
         self._paces: dict[str, tuple[Pace, Pace]] = {}
-        # Guards the flights.
+        # Guards the flights, and how often it was said that rights are asked about.
         self._lock = threading.Lock()
         self._flights: dict[str, _Flight] = {}
+        self._rechecks = 0
         broker.listen(self)
 
     def subscribe(
         self,
         sid: str,
-        environ: dict[str, Any],
+        handshake: Any,
         request: Subscribe,
         ack: Callable[[str], Frame],
     ) -> None:
@@ -159,7 +172,8 @@ class Node:
 
         Args:
             sid: The connection.
-            environ: The WSGI environment of its handshake.
+            handshake: What the connection has said of itself; only the door knows what
+                that is.
             ack: Makes a frame of the ack's JSON text.
 
         Raises:
@@ -172,7 +186,7 @@ class Node:
                     f"The connection joins rooms more than {self._joins} times a "
                     "second."
                 )
-            outcome = self._join(sid, environ, request, ack)
+            outcome = self._join(sid, handshake, request, ack)
             self._failures.over(_JOINS)
         except ClientError as error:
             self._leave(sid, request.room)
@@ -239,6 +253,36 @@ class Node:
         self._hub.leave(sid, room)
         self._presence.leave(sid, room)
 
+    def rechecking(self) -> None:
+        """Let joins that are under way ask their rule once more.
+
+        To be called before the subscriptions are looked at that are to be asked about.
+        """
+        with self._lock:
+            self._rechecks += 1
+
+    def revoke(
+        self, sid: str, room: str, code: int, *, only: Subscription | None = None
+    ) -> bool:
+        """End a connection's subscription of a room, and tell the connection.
+
+        Nothing of the room is written to it after that: no publication, no history that
+        a join or a mended gap is reading, no whisper, nothing of who is there.
+
+        Args:
+            code: Why, as an error's code.
+            only: The subscription that is meant; another of the same connection, which
+                has joined anew meanwhile, stays.
+
+        Returns:
+            Whether there was such a subscription.
+        """
+        if not self._hub.revoke(sid, room, code, only=only):
+            return False
+        if self._hub.find(sid, room) is None:  # it has not joined anew already
+            self._presence.leave(sid, room)
+        return True
+
     def disconnect(self, sid: str) -> None:
         """Forget a connection that is gone."""
         self._hub.drop(sid)
@@ -274,7 +318,7 @@ class Node:
     def _join(
         self,
         sid: str,
-        environ: dict[str, Any],
+        handshake: Any,
         request: Subscribe,
         ack: Callable[[str], Frame],
     ) -> Literal["recovered", "snapshot"]:
@@ -282,9 +326,13 @@ class Node:
         if not self._door.is_room(room):
             raise InvalidRoom("No rule knows a room of this name.")
         position = self._broker.position(room, patient=True)
-        visitor = self._door.admit(room, environ)
+        said = self._rechecks
+        visitor = self._door.admit(room, handshake)
         subscription = self._hub.join(sid, room)
         subscription.user = visitor.user
+        if self._rechecks != said:
+            visitor = self._door.admit(room, handshake)
+            subscription.user = visitor.user
         self._broker.confirm(room)
         has_presence = self._door.has_presence(room)
         if has_presence:
@@ -304,7 +352,9 @@ class Node:
                 )
                 return "recovered"
         for attempt in range(_SNAPSHOT_TRIES):
-            start, snapshot = self._snapshot(room, environ, position, alone=attempt > 0)
+            start, snapshot = self._snapshot(
+                room, handshake, position, alone=attempt > 0
+            )
             history = self._broker.history(room, start)
             if history.publications is not None:
                 self._go_live(
@@ -339,11 +389,14 @@ class Node:
             live = self._presence.show(subscription.room, write)
         else:
             live = write(None)
-        if not live:
-            self._spawn_mend([subscription])
+        if live:
+            return
+        if subscription.revoked:
+            raise NotAuthorised("The connection may not be in the room any more.")
+        self._spawn_mend([subscription])
 
     def _snapshot(
-        self, room: str, environ: dict[str, Any], position: Position, *, alone: bool
+        self, room: str, handshake: Any, position: Position, *, alone: bool
     ) -> tuple[Position, str]:
         """Read a snapshot; return it with a position it is at least as new as.
 
@@ -355,7 +408,7 @@ class Node:
             start, rows = position, self._door.rows(room)
         else:
             start, rows = self._shared_rows(room, position)
-        state = self._door.state(room, environ)
+        state = self._door.state(room, handshake)
         tail = "" if state is None else f',"state":{state}'
         return start, f'{{"kinds":{rows}{tail}}}'
 

@@ -25,6 +25,7 @@ WHISPER = "livepush.whisper"
 RESET = "livepush.reset"
 RECONNECT = "livepush.reconnect"
 PRESENCE = "livepush.presence"
+REVOKED = "livepush.revoked"
 ENDED = "livepush.ended"
 
 #: What a whisper's data may have, as JSON text in UTF-8.
@@ -217,6 +218,15 @@ def reset(room: str, within: float) -> str:
         within: Seconds over which the subscribers shall spread their return.
     """
     return _dumps({"room": room, "within": within})
+
+
+def revoked(room: str, code: int) -> str:
+    """Write the data of a ``livepush.revoked``.
+
+    Args:
+        code: Why the connection is in the room no more, as an error's code.
+    """
+    return _dumps({"room": room, "code": code})
 
 
 def ended(error: ClientError) -> dict[str, Any]:
