@@ -22,7 +22,7 @@ from flask_livepush.errors import (
 from flask_livepush.login.caller import Caller, Handshake
 from flask_livepush.metrics import Metrics
 from tests.support.brokers import Clock
-from tests.support.logins import DictLogins, by_header, caller
+from tests.support.ends import DictLogins, by_header, caller
 
 
 class Told:

@@ -17,7 +17,7 @@ from flask import Flask, jsonify, request
 
 from flask_livepush import LivePush
 from flask_livepush.brokers.logins import Ended
-from tests.support.logins import wire
+from tests.support.ends import wire
 
 app = Flask("ending")
 app.config.update(
