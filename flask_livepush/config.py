@@ -454,8 +454,9 @@ TABLE: tuple[Setting, ...] = (
         "'broker' or 'database'",
         "What keeps which logins have ended, for as long as "
         "`PERMANENT_SESSION_LIFETIME`: the message queue (this process, where there is "
-        "none), or the table `livepush_ended_logins` of Flask-SQLAlchemy's database as "
-        "well, which a logout waits for. See [deploying.md](deploying.md#ended-logins).",
+        "none), or the table `livepush_ended_logins` of Flask-SQLAlchemy's database "
+        "as well, which a logout waits for: "
+        "[deploying.md](deploying.md#ended-logins).",
         _one_of("broker", "database"),
     ),
     Setting(
