@@ -49,6 +49,9 @@ class Config:
     history_size: int
     history_ttl: float
     max_rooms: int
+    max_connections_per_user: int
+    max_joins_per_second: int
+    max_whispers_per_second: int
     max_pending_messages: int
     reset_within: float
     snapshot_timeout: float
@@ -223,6 +226,31 @@ TABLE: tuple[Setting, ...] = (
         100,
         "rooms per connection",
         "How many rooms one connection may be in; one more is refused with code 106.",
+        _whole(1),
+    ),
+    Setting(
+        "LIVEPUSH_MAX_CONNECTIONS_PER_USER",
+        50,
+        "connections per user and process",
+        "How many connections one user may have; one more is refused with code 107. "
+        "Each tab has one, or all of a browser's share one.",
+        _whole(1),
+    ),
+    Setting(
+        "LIVEPUSH_MAX_JOINS_PER_SECOND",
+        50,
+        "joins per connection and second",
+        "How many rooms a connection may join in the long run; five times as many may "
+        "come at once, such as those of a page. One more is refused with code 111: the "
+        "client tries again later.",
+        _whole(1),
+    ),
+    Setting(
+        "LIVEPUSH_MAX_WHISPERS_PER_SECOND",
+        20,
+        "whispers per connection and second",
+        "How many whispers a connection may send in the long run; twice as many may "
+        "come at once. One more is refused with code 111.",
         _whole(1),
     ),
     Setting(
@@ -442,10 +470,9 @@ TABLE: tuple[Setting, ...] = (
         "LIVEPUSH_MAX_CONNECTION_AGE",
         3300,
         "seconds or None",
-        "Before a connection is so old, its client is asked to come back, at its own "
-        "moment in the last tenth of that time. Keep it below the age at which a "
-        "platform cuts connections. None lets them grow old; the stock engine always "
-        "does.",
+        "No connection grows older: its client is asked to come back, at its own "
+        "moment in the last tenth of that time, and closed if it does not. Keep it "
+        "below the age at which a platform cuts connections. None lets them grow old.",
         _seconds_or_none,
     ),
     Setting(
@@ -499,7 +526,11 @@ def _unknown(key: str, known: list[str]) -> str:
     # Whatever else is spelled like it, such a name is most often meant for the queue.
     is_queue = any(word in key for word in ("REDIS", "URL", "QUEUE", "BROKER"))
     cutoff = 0.9 if is_queue else 0.6
-    near = difflib.get_close_matches(key, known, n=1, cutoff=cutoff)
+    # A name that is part of one setting's is meant for it, whatever is spelled like it.
+    part = key.removeprefix(PREFIX)
+    near = [name for name in known if name.endswith(f"_{part}")]
+    if len(near) != 1:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=cutoff)
     if is_queue and not near:
         near = ["LIVEPUSH_MESSAGE_QUEUE"]
     hint = f"did you mean {near[0]}?" if near else "see docs/configuration.md."

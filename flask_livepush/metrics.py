@@ -163,6 +163,29 @@ TABLE: tuple[Metric, ...] = (
         'with a process, they are publications_total{outcome="queued"}.',
     ),
     Metric(
+        "refusals_total",
+        "counter",
+        "What clients were refused, by the code that they were told: connects, joins, "
+        "whispers.",
+        "code",
+        ("100", "101", "103", "106", "107", "109", "111", "120"),
+    ),
+    Metric(
+        "ends_total",
+        "counter",
+        "Connections that were ended since their login did or their user was "
+        "disconnected. told: for good; sent_away: their clients come back.",
+        "outcome",
+        ("told", "sent_away"),
+    ),
+    Metric(
+        "unborne_total",
+        "counter",
+        "Requests of polling clients, and WebSockets that were to take one over, that "
+        "did not bear what the session was opened with, such as the login's cookie. "
+        "They are answered as if there were no such session.",
+    ),
+    Metric(
         "drops_total",
         "counter",
         "What was given up. too_large: publications above the limit (a change is told "

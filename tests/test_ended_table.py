@@ -19,7 +19,7 @@ from flask_livepush.errors import ConfigError
 from flask_livepush.failures import Failure, Failures
 from tests.support.brokers import Clock
 from tests.support.following import sqlite_url
-from tests.support.logins import (
+from tests.support.ended import (
     LIFETIME,
     LoginRecorder,
     in_memory,

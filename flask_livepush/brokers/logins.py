@@ -31,9 +31,12 @@ class Ended:
 class Recheck:
     """Subscriptions that have to be asked about again, or connections to be ended.
 
+    Whoever asks loads the user anew, as rights depend on what a user is.
+
     Args:
         user: Whose, by identity; None: everybody's.
-        room: In which room; None: in all, and the user is loaded again too.
+        room: In which room, or in which of all those of a pattern, by its text as in
+            ``chat:<int:room_id>``; None: in all.
         close: End the user's connections instead.
     """
 

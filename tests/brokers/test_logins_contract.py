@@ -9,7 +9,7 @@ import pytest
 
 from flask_livepush.brokers.logins import Ended, Logins, Recheck
 from tests.support.brokers import Clock, new_prefix
-from tests.support.logins import (
+from tests.support.ended import (
     LIFETIME,
     LoginRecorder,
     in_memory,

@@ -23,7 +23,7 @@ from flask_livepush.brokers.redis_logins import RedisLogins
 from flask_livepush.brokers.redis_servers import QUICK
 from flask_livepush.errors import BrokerUnavailable
 from tests.support.brokers import new_prefix
-from tests.support.logins import (
+from tests.support.ended import (
     LIFETIME,
     LoginRecorder,
     new_ends,
@@ -592,7 +592,7 @@ def test_many_ends_at_once_are_all_told_once(start: Callable[..., Process]) -> N
 PROGRAM = """
     import os, sys, time
     from flask_livepush.brokers.logins import Ended, Recheck
-    from tests.support.logins import LoginRecorder, new_ends, on_redis
+    from tests.support.ended import LoginRecorder, new_ends, on_redis
     from tests.support.servers import current_mode
     from tests.support.waiting import DEADLINE, until
 

@@ -1,86 +1,111 @@
-"""What tests of ended logins share: a listener that notes, and each kind of them."""
+"""Ended logins, kept in a dict: what others ask is answered as a test wants it."""
 
 from __future__ import annotations
 
-import secrets
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from flask_livepush.brokers.logins import Ended, Recheck
-from flask_livepush.brokers.memory_logins import MemoryLogins
-from flask_livepush.brokers.redis import servers
-from flask_livepush.brokers.redis_logins import RedisLogins
+import flask
 
-from .brokers import new_prefix, spawn
-from .waiting import DEADLINE
-
-LIFETIME = 3600.0
+from flask_livepush.brokers.logins import Ended, LoginListener, Logins, Recheck
+from flask_livepush.errors import BrokerUnavailable
+from flask_livepush.login.caller import Caller, Claim, Handshake
 
 
-def new_login() -> str:
-    """Return an id as logins have it."""
-    return secrets.token_urlsafe(16)
-
-
-def new_ends(count: int) -> list[Ended]:
-    """Return logins that end."""
-    return [Ended(new_login()) for _ in range(count)]
-
-
-class LoginRecorder:
-    """A listener that notes what it is told."""
+class DictLogins(Logins):
+    """Fulfils the contract within one process, at once."""
 
     def __init__(self) -> None:
-        self.ends: list[Ended] = []
-        self.orders: list[Recheck] = []
-        self.problem: Callable[[], None] = lambda: None
-        self._changed = threading.Condition()
+        self.known: dict[str, Ended] = {}
+        #: Whether the mirror can be vouched for, and whether it can be in a moment.
+        self.current = True
+        self.recovers = False
+        self.confirmed = 0
+        self.listener: LoginListener | None = None
+        self._spent: set[str] = set()
 
-    def ended(self, logins: Sequence[Ended]) -> None:
-        """Note ends; then do what the test wants, such as raise."""
-        with self._changed:
-            self.ends += logins
-            self._changed.notify_all()
-        self.problem()
+    def listen(self, listener: LoginListener) -> None:
+        self.listener = listener
 
-    def recheck(self, orders: Sequence[Recheck]) -> None:
-        """Note orders; then do what the test wants."""
-        with self._changed:
-            self.orders += orders
-            self._changed.notify_all()
-        self.problem()
+    def end(self, logins: Iterable[Ended]) -> None:
+        new = [one for one in logins if one.login not in self.known]
+        self.known.update((one.login, one) for one in new)
+        if new and self.listener is not None:
+            self.listener.ended(new)
 
-    def wait(self, condition: Callable[[], Any], within: float = DEADLINE) -> None:
-        """Wait until something is true of what was noted."""
-        with self._changed:
-            assert self._changed.wait_for(condition, within), (
-                self.ends[-5:],
-                self.orders[-5:],
-            )
+    def recheck(self, orders: Iterable[Recheck]) -> None:
+        if self.listener is not None:
+            self.listener.recheck(list(orders))
+
+    def has_ended(self, login: str) -> bool:
+        return login in self.known
+
+    def is_current(self) -> bool:
+        return self.current
+
+    def confirm(self) -> None:
+        self.confirmed += 1
+        self.current = self.current or self.recovers
+        if not self.current:
+            raise BrokerUnavailable("Nobody can say which logins have ended.")
+
+    def spend(self, ticket: str, seconds: float) -> bool:
+        fresh = ticket not in self._spent
+        self._spent.add(ticket)
+        return fresh
+
+    def finish(self, seconds: float) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.listener = None
 
 
-def on_redis(url: str, **options: Any) -> RedisLogins:
-    """Make one process's logins on Redis; under a new prefix unless one is given."""
-    given: dict[str, Any] = {
-        "lifetime": LIFETIME,
-        "spawn": spawn,
-        "sleep": time.sleep,
-        "now": time.monotonic,
-        "prefix": new_prefix(),
-        **options,
-    }
-    return RedisLogins(servers(url), **given)
+def caller(user: str | None = "1", *logins: str, source: Any = "session") -> Caller:
+    """Return whose a connection is; a login of the user's name unless told."""
+    given = logins or (() if user is None else (f"login-{user}",))
+    return Caller(user, Claim(user, frozenset(given), source))
 
 
-def in_memory(**options: Any) -> MemoryLogins:
-    """Make the logins of a single process."""
-    given: dict[str, Any] = {
-        "lifetime": LIFETIME,
-        "spawn": spawn,
-        "sleep": time.sleep,
-        "now": time.monotonic,
-        **options,
-    }
-    return MemoryLogins(**given)
+def by_header(
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Callable[[Handshake], Caller]:
+    """Return a judge: ``user`` and ``login`` stand in the environment.
+
+    Args:
+        meanwhile: Called while the user is loaded.
+    """
+
+    def judge(handshake: Handshake) -> Caller:
+        environ = handshake.environ
+        meanwhile()
+        user = environ.get("user")
+        login = environ.get("login")
+        return caller(user, *([login] if login else []))
+
+    return judge
+
+
+def wire(site: Any) -> DictLogins:
+    """Let an application's connections be those of logins; return which have ended.
+
+    Each user has one login, ``login-<id>``. In a handshake without cookies nobody is
+    logged in.
+
+    Args:
+        site: A :class:`tests.support.connections.Site`.
+    """
+
+    def judge(handshake: Handshake) -> Caller:
+        environ = {**handshake.environ}
+        environ.pop("werkzeug.request", None)
+        with site.app.request_context(environ):
+            return caller(flask.session.get("_user_id"))
+
+    logins = DictLogins()
+    connections = site.events._connections
+    connections._judge = judge
+    connections._may_be_somebody = lambda handshake: "HTTP_COOKIE" in handshake.environ
+    connections._logins = logins
+    logins.listen(connections)
+    return logins
