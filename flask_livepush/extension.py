@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import (
@@ -32,13 +33,16 @@ from . import draining, message_queue, signals
 from .auth import Auth, Identity, current_id, expected_id, id_of
 from .brokers.base import Broker
 from .brokers.logins import Recheck
+from .connections import NOBODY, Connections
 from .door import Door
 from .draining import Drain, Draining
 from .emitter import Emitter
-from .errors import BrokerError, ConfigError, UsageError
+from .errors import BrokerError, ConfigError, NotAuthorised, UsageError
 from .failures import Failure, Failures
 from .health import Health
 from .hub import Hub
+from .login.bearer import Bearer
+from .login.caller import Caller, Claim, Handshake
 from .message_queue import MessageQueue
 from .metrics import Meters
 from .metrics_page import MetricsPage
@@ -167,7 +171,8 @@ class LivePush:
         failures = Failures(tell)
         broker = message_queue.broker(queue, settings, server, meters)
         peers = message_queue.peers(queue, server)
-        link = connections.link(server, settings, peers, meters)
+        bearer = Bearer(partial(_claim, app), keys=partial(_secret_keys, app))
+        link = connections.link(server, settings, peers, meters, bearing=bearer)
         fanout = Fanout(server, link.outlet, reset_within=settings.reset_within)
         hub = Hub(
             fanout,
@@ -210,6 +215,8 @@ class LivePush:
             spawn=server.start_background_task,
             now=time.monotonic,
             snapshot_timeout=settings.snapshot_timeout,
+            joins=settings.max_joins_per_second,
+            whispers=settings.max_whispers_per_second,
             metrics=meters,
             failures=failures,
         )
@@ -222,6 +229,17 @@ class LivePush:
         )
         if farewell.look_every is not None:
             link.every(farewell.look_every, farewell.ask_the_old)
+        is_open = self._adopted is not None or settings.allow_anonymous
+        registry = Connections(
+            partial(_judge, auth),
+            None,
+            may_be_somebody=(lambda handshake: False) if is_open else None,
+            max_per_user=settings.max_connections_per_user,
+            spawn=server.start_background_task,
+            sleep=server.sleep,
+            now=time.monotonic,
+            metrics=meters,
+        )
         connected = events.Events(
             server,
             node=node,
@@ -229,11 +247,8 @@ class LivePush:
             outlet=link.outlet,
             spawn=link.spawn,
             spawn_answers=link.spawn_answers,
-            may_connect=(
-                auth.may_connect
-                if self._adopted is None and not settings.allow_anonymous
-                else None
-            ),
+            connections=registry,
+            bearing=bearer,
             max_pending=settings.max_pending_messages,
             in_order=self._adopted is None,
             farewell=farewell,
@@ -992,6 +1007,25 @@ def _position(outgoing: Outgoing, failures: Failures, room: str) -> Position | N
         return None
     failures.over("positions")
     return found
+
+
+def _judge(auth: Auth, handshake: Handshake) -> Caller:
+    if not auth.may_connect(handshake.environ):
+        raise NotAuthorised("Not logged in.")
+    return NOBODY
+
+
+def _claim(app: Flask, handshake: Handshake) -> Claim:
+    environ = {**handshake.environ}
+    environ.pop("werkzeug.request", None)
+    with app.request_context(environ):
+        key = expected_id()
+    return Claim(key, frozenset(), "nobody" if key is None else "session")
+
+
+def _secret_keys(app: Flask) -> list[str | bytes]:
+    keys = [app.secret_key, *(app.config.get("SECRET_KEY_FALLBACKS") or ())]
+    return [key for key in keys if key]
 
 
 def _patience() -> float:

@@ -39,11 +39,11 @@ from typing import Any, Literal, Protocol
 from .auth import Visitor
 from .brokers.base import Broker
 from .errors import (
-    BadMessage,
     BrokerError,
     ClientError,
     InvalidRoom,
     NotAuthorised,
+    TooFast,
     Unavailable,
 )
 from .failures import Failure, Failures, place_of
@@ -64,9 +64,9 @@ log = logging.getLogger(__name__)
 _SNAPSHOT_TRIES = 3
 # How often a subscriber's history is read when more goes missing meanwhile.
 _MEND_TRIES = 3
-# Whispers of one connection: a second in the long run, and at once.
-_WHISPERS = 20
-_WHISPER_BURST = 40
+# What may come at once, by what may come a second in the long run: a page that comes
+# back joins all its rooms, and may have to once more.
+_JOINS_AT_ONCE, _WHISPERS_AT_ONCE = 5, 2
 # Where failures of joins are noted.
 _JOINS = "joins"
 
@@ -117,6 +117,8 @@ class Node:
         spawn: Runs a function in the background.
         now: Seconds of a clock that never falls.
         snapshot_timeout: Seconds a join waits for another join's snapshot.
+        joins: What a connection may ask for a second, in the long run.
+        whispers: The same.
         metrics: Counts joins by how they end.
         failures: Takes note of joins that fail.
     """
@@ -131,6 +133,8 @@ class Node:
         spawn: Callable[[Callable[[], None]], object],
         now: Callable[[], float],
         snapshot_timeout: float,
+        joins: int = 50,
+        whispers: int = 20,
         metrics: Metrics = OFF,
         failures: Failures | None = None,
     ) -> None:
@@ -143,8 +147,11 @@ class Node:
         self._now = now
         self._snapshot_timeout = snapshot_timeout
         self._metrics = metrics
-        # By connection; each is used in its connection's turn alone.
-        self._paces: dict[str, Pace] = {}
+        self._joins = joins
+        self._whispers = whispers
+        # By connection, of joins and of whispers; each is used in its connection's turn
+        # alone.
+        self._paces: dict[str, tuple[Pace, Pace]] = {}
         # Guards the flights, and how often it was said that rights are asked about.
         self._lock = threading.Lock()
         self._flights: dict[str, _Flight] = {}
@@ -174,11 +181,16 @@ class Node:
         """
         outcome = "failed"
         try:
+            if not self._pace_of(sid)[0].allows(self._now()):
+                raise TooFast(
+                    f"The connection joins rooms more than {self._joins} times a "
+                    "second."
+                )
             outcome = self._join(sid, handshake, request, ack)
             self._failures.over(_JOINS)
         except ClientError as error:
             self._leave(sid, request.room)
-            outcome = "failed" if isinstance(error, Unavailable) else "refused"
+            outcome = "failed" if error.temporary else "refused"
             raise
         except BrokerError as error:
             self._leave(sid, request.room)
@@ -209,10 +221,9 @@ class Node:
         Raises:
             ClientError: It is not allowed, comes too fast, or can't be relayed.
         """
-        pace = self._paces.setdefault(sid, Pace(_WHISPERS, _WHISPER_BURST))
-        if not pace.allows(self._now()):
-            raise BadMessage(
-                f"The connection whispers more than {_WHISPERS} times a second."
+        if not self._pace_of(sid)[1].allows(self._now()):
+            raise TooFast(
+                f"The connection whispers more than {self._whispers} times a second."
             )
         room, event = request.room, request.event
         if not self._door.is_room(room):
@@ -228,6 +239,15 @@ class Node:
         except BrokerError as error:
             log.warning("A whisper was not relayed: %s", error)
             raise Unavailable("The server can't reach its message broker.") from error
+
+    def _pace_of(self, sid: str) -> tuple[Pace, Pace]:
+        found = self._paces.get(sid)
+        if found is None:
+            found = self._paces[sid] = (
+                Pace(self._joins, self._joins * _JOINS_AT_ONCE),
+                Pace(self._whispers, self._whispers * _WHISPERS_AT_ONCE),
+            )
+        return found
 
     def _leave(self, sid: str, room: str) -> None:
         self._hub.leave(sid, room)
