@@ -25,6 +25,7 @@ from .rooms import Room
 from .rows import ProcessClock, Rows
 from .sessions import Sessions, refusal
 from .tracking import Tracked
+from .watching import Watched
 
 
 class LiveModels:
@@ -93,6 +94,17 @@ class LiveModels:
         self.capture.listen_to(tracked)
         if tracked.paths:
             _check_when_mapped(tracked)
+
+    def watch_rights(self, room: Room, model: Any, **declaration: Any) -> None:
+        """Add a declaration of whose rights depend on the rows of a table.
+
+        Raises:
+            ConfigError: It does not fit.
+        """
+        watched = Watched(room, model, **declaration)
+        self._tracking.watch(watched)
+        if watched.table is None:
+            self.capture.listen_to(watched)
 
     def _tracked(self, model: Any, **declaration: Any) -> Tracked:
         return Tracked(model, knows=self._knows, failures=self._failures, **declaration)
@@ -165,12 +177,9 @@ class LiveModels:
     def row(self, target: object) -> dict[str, Any] | None:
         """Return an object's declared fields; None when its model is not tracked."""
         for tracked in self._tracking.of_class(type(target)):
-            return tracked.row(target)
+            if isinstance(tracked, Tracked):
+                return tracked.row(target)
         return None
-
-    def kinds(self) -> set[str]:
-        """Return the kinds of all declarations."""
-        return {t.kind for t in self._tracking.all()}
 
     def staleness(self, target: Any) -> Batch | None:
         """Return what tells screens that a model or an object of one is stale.
@@ -186,8 +195,7 @@ class LiveModels:
         else:
             found = self._tracking.of_class(type(target))
             for tracked in found:
-                for name in tracked.rooms_of(target):
-                    batch.invalidate(name, tracked.kind)
+                tracked.invalidate_object(target, batch)
         return batch if found else None
 
 

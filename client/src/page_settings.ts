@@ -10,7 +10,7 @@ export type Setting = "off" | "path";
 export function pageSays(setting: Setting, server = ""): string | null {
   if (typeof document !== "object" || !isOurs(server)) return null;
   const attribute = `data-livepush-${setting}`;
-  return document.querySelector(`script[${attribute}]`)?.getAttribute(attribute) ?? null;
+  return document.querySelector?.(`script[${attribute}]`)?.getAttribute(attribute) ?? null;
 }
 
 // Of another server the page's own knows nothing.
