@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import (
@@ -32,24 +33,18 @@ from . import draining, message_queue, signals
 from .auth import Auth
 from .brokers.base import Broker
 from .brokers.logins import Ended, Logins, Recheck
+from .connections import Connections
 from .door import Door
 from .draining import Drain, Draining
 from .emitter import Emitter
-from .errors import (
-    BrokerError,
-    ConfigError,
-    NotAuthorised,
-    RefreshLogin,
-    UsageError,
-)
+from .errors import BrokerError, ConfigError, UsageError
 from .failures import Failure, Failures
 from .health import Health
 from .hub import Hub
-from .login.caller import Handshake
+from .login.bearer import Bearer
 from .login.handshakes import Authenticate, Handshakes, UsersLoader
 from .login.identity import Hook, Identities
-from .login.ids import LoginIds
-from .login.local_logins import LocalLogins
+from .login.ids import LoginIds, secret_keys
 from .login.session import LoginSessions
 from .login.tickets import Tickets
 from .login.views import LoginViews
@@ -74,6 +69,7 @@ from .transports.farewell import Farewell
 
 if TYPE_CHECKING:
     from flask_socketio import SocketIO
+    from sqlalchemy import Engine
 
     from .live_models import LiveModels
 
@@ -188,18 +184,15 @@ class LivePush:
         failures = Failures(tell)
         broker = message_queue.broker(queue, settings, server, meters)
         peers = message_queue.peers(queue, server)
-        link = connections.link(server, settings, peers, meters)
-        fanout = Fanout(server, link.outlet, reset_within=settings.reset_within)
-        hub = Hub(
-            fanout,
-            max_rooms=settings.max_rooms,
-            max_held=max(1000, settings.history_size),
-            opened=broker.subscribe,
-            closed=broker.unsubscribe,
+        logins = message_queue.logins(
+            queue,
+            settings,
+            session_lifetime=app.permanent_session_lifetime.total_seconds(),
+            server=server,
+            failures=failures,
             metrics=meters,
+            engine=partial(_engine, app),
         )
-        link.evict_by(hub.evict)
-        logins: Logins = LocalLogins(now=time.monotonic)
         login_ids = LoginIds(app)
         login_sessions = LoginSessions(
             app, logins, login_ids, self._identities, now=time.time
@@ -217,6 +210,18 @@ class LivePush:
             users_loader=lambda: self._users_loader,
             failures=failures,
         )
+        bearer = Bearer(handshakes.claim, keys=partial(secret_keys, app))
+        link = connections.link(server, settings, peers, meters, bearing=bearer)
+        fanout = Fanout(server, link.outlet, reset_within=settings.reset_within)
+        hub = Hub(
+            fanout,
+            max_rooms=settings.max_rooms,
+            max_held=max(1000, settings.history_size),
+            opened=broker.subscribe,
+            closed=broker.unsubscribe,
+            metrics=meters,
+        )
+        link.evict_by(hub.evict)
         LoginViews(
             app,
             prefix=settings.url_prefix,
@@ -259,6 +264,8 @@ class LivePush:
             spawn=server.start_background_task,
             now=time.monotonic,
             snapshot_timeout=settings.snapshot_timeout,
+            joins=settings.max_joins_per_second,
+            whispers=settings.max_whispers_per_second,
             metrics=meters,
             failures=failures,
         )
@@ -271,6 +278,17 @@ class LivePush:
         )
         if farewell.look_every is not None:
             link.every(farewell.look_every, farewell.ask_the_old)
+        registry = Connections(
+            handshakes.caller,
+            logins,
+            may_be_somebody=handshakes.may_be_somebody,
+            max_per_user=settings.max_connections_per_user,
+            spawn=server.start_background_task,
+            sleep=server.sleep,
+            now=time.monotonic,
+            metrics=meters,
+        )
+        logins.listen(registry)
         connected = events.Events(
             server,
             node=node,
@@ -278,11 +296,8 @@ class LivePush:
             outlet=link.outlet,
             spawn=link.spawn,
             spawn_answers=link.spawn_answers,
-            may_connect=(
-                (lambda environ: _may_connect(handshakes, environ))
-                if self._adopted is None and not settings.allow_anonymous
-                else None
-            ),
+            connections=registry,
+            bearing=bearer,
             max_pending=settings.max_pending_messages,
             in_order=self._adopted is None,
             farewell=farewell,
@@ -351,6 +366,7 @@ class LivePush:
                 metrics=meters,
                 patience=_patience,
                 failures=failures,
+                recheck=logins.recheck,
             ),
             socketio=instance,
             pages=pages,
@@ -453,7 +469,14 @@ class LivePush:
         compiled = Pattern(pattern, known | dict(converters or {}))
 
         def decorate(rule: Rule) -> Room:
-            room = Room(compiled, rule, self.emit, whisper=whisper, presence=presence)
+            room = Room(
+                compiled,
+                rule,
+                self.emit,
+                whisper=whisper,
+                presence=presence,
+                watch=self._watch_rights,
+            )
             self._rooms.add(room)
             return room
 
@@ -846,7 +869,9 @@ class LivePush:
         Raises:
             UsageError: It is none of these.
         """
-        batch = self._staleness(target)
+        self._waiting_for_commit(self._staleness(target))
+
+    def _waiting_for_commit(self, batch: Batch) -> None:
         if self._models is not None:
             if self._models.defer(batch, wait=False):
                 return
@@ -854,6 +879,30 @@ class LivePush:
             # known: say it now, and again should the open transaction commit.
             self._models.defer(batch, wait=True, on_close=False)
         self._app().emitter.publish_batch(batch)
+
+    def recheck(self, user: Any = None, room: str | Room | None = None) -> None:
+        """Ask again, at once and in every process, who may be in rooms.
+
+        For rights that no watched table says (:meth:`Room.recheck_on`): a role in
+        another system, a block list in a file. Users are loaded anew, and whose login
+        is none any more is disconnected. Waits for the commit of a transaction that has
+        written, and vanishes on its rollback.
+
+        Args:
+            user: The user, or its id in ``user:<id>``; None: everybody.
+            room: A room's name, or a Room for all of that pattern; None: all rooms.
+
+        Raises:
+            UsageError: It is no user, or no rule knows the room.
+        """
+        identity = None if user is None else self._identity_of("recheck", user)
+        name = room.pattern.text if isinstance(room, Room) else room
+        if isinstance(room, str) and self._rooms.of_pattern(room) is None:
+            name = self._room_name(room)
+        batch = Batch()
+        order = Recheck(identity, name)
+        batch.recheck(order, whole=order)
+        self._waiting_for_commit(batch)
 
     def row(self, target: object) -> dict[str, Any]:
         """Return the declared fields of an object of a tracked model, as JSON has them.
@@ -990,6 +1039,9 @@ class LivePush:
             )
         return self._models
 
+    def _watch_rights(self, room: Room, model: Any, **declaration: Any) -> None:
+        self._live_models().watch_rights(room, model, **declaration)
+
     def _tell_failure(self, failure: Failure) -> None:
         """Tell what fails where no application is known but by the context."""
         state = self._find_app()
@@ -1114,14 +1166,16 @@ def _position(outgoing: Outgoing, failures: Failures, room: str) -> Position | N
     return found
 
 
+def _engine(app: Flask) -> Engine | None:
+    """Return the database of Flask-SQLAlchemy; None: there is none."""
+    db: Any = app.extensions.get("sqlalchemy")
+    if not hasattr(type(db), "engine"):
+        return None
+    with app.app_context():
+        found: Engine = db.engine
+    return found
+
+
 def _patience() -> float:
     # A task's process may end with its commit, in ways that nobody is told of.
     return 0.0 if has_request_context() else _TASK_PATIENCE
-
-
-def _may_connect(handshakes: Handshakes, environ: dict[str, Any]) -> bool:
-    try:
-        handshakes.caller(Handshake(environ))
-    except (NotAuthorised, RefreshLogin):
-        return False
-    return True

@@ -13,7 +13,7 @@ from werkzeug.exceptions import Forbidden, NotFound
 from flask_livepush.auth import Auth, Visitor
 from flask_livepush.errors import InvalidRoom, NotAuthorised, Unavailable
 from tests.support.connections import Site, User
-from tests.support.logins import auth_of as auth
+from tests.support.judging import auth_of as auth
 
 
 def test_asks_the_rule_with_the_user_and_the_values() -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from flask_livepush import LivePush
 from flask_livepush.door import Door
-from tests.support.logins import auth as auth_of
+from tests.support.judging import auth as auth_of
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from flask_livepush.login.identity import Identities
 from flask_livepush.login.ids import LoginIds
 from flask_livepush.login.session import LoginSessions
 from flask_livepush.login.tickets import Tickets
-from tests.support.logins import FakeLogins, handshakes_of, own_rooms
+from tests.support.judging import FakeLogins, handshakes_of, own_rooms
 
 from .test_session import ALL, User, cookies, old_session
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from flask_livepush.login.identity import Identities
 from flask_livepush.rooms import Pattern
-from tests.support.logins import own_rooms
+from tests.support.judging import own_rooms
 
 NUMBER = UUID("00000000-0000-4000-8000-00000000000a")
 

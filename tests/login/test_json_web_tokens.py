@@ -16,7 +16,7 @@ from flask_livepush import LivePush
 from flask_livepush.auth import Visitor
 from flask_livepush.errors import NotAuthorised
 from flask_livepush.login.caller import Handshake
-from tests.support.logins import auth as auth_of
+from tests.support.judging import auth as auth_of
 
 SECRET = "a secret of thirty-two bytes or more"
 

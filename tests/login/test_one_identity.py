@@ -21,7 +21,7 @@ from flask_livepush.door import Door
 from flask_livepush.errors import NotAuthorised
 from flask_livepush.login.caller import Handshake
 from tests.support.following import outgoing_of
-from tests.support.logins import auth as auth_of
+from tests.support.judging import auth as auth_of
 
 from .test_session import cookies
 

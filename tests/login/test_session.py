@@ -17,7 +17,7 @@ from flask_livepush.brokers.logins import Ended
 from flask_livepush.login.identity import Identities
 from flask_livepush.login.ids import LoginIds, is_id
 from flask_livepush.login.session import KEY, Kept, LoginSessions
-from tests.support.logins import FakeLogins, own_rooms
+from tests.support.judging import FakeLogins, own_rooms
 
 
 class User(flask_login.UserMixin):  # type: ignore[misc]

@@ -16,7 +16,7 @@ from flask_livepush.errors import NotAuthorised
 from flask_livepush.login.caller import Claim, Handshake
 from flask_livepush.login.handshakes import Handshakes
 from flask_livepush.login.tickets import LIFETIME
-from tests.support.logins import handshakes_of
+from tests.support.judging import handshakes_of
 
 from .test_session import User, cookies
 
