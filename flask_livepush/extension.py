@@ -538,6 +538,11 @@ class LivePush:
         draining.at_sigterm(server.start_background_task, server.sleep)
         instances.run(instance, app, host, port, **options)
 
+    @property
+    def authenticates(self) -> bool:
+        """Whether there is a hook for what is given with a CONNECT."""
+        return self._authenticate is not None
+
     def drain(self) -> Drain:
         """Let this process leave politely; it returns at once.
 

@@ -45,6 +45,8 @@ class Application:
         descriptors: How many this process may open; None: not known.
         gevent_websocket: Whether that package is installed here.
         unreadable: Whether gunicorn could not say how it would serve it.
+        knows_users: Whether anything says who a visitor is: Flask-Login's LoginManager,
+            or the hook for what is given with a CONNECT.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Application:
     descriptors: int | None
     gevent_websocket: bool
     unreadable: bool = False
+    knows_users: bool = True
 
     @property
     def processes(self) -> int:
@@ -73,6 +76,7 @@ def check(app: Application) -> Iterator[Finding]:
     if not app.settings.enabled:
         return
     yield from _secret_key(app)
+    yield from _users(app)
     yield from _workers(app)
     yield from _hooks(app)
     yield from _version(app)
@@ -123,6 +127,19 @@ def _secret_key(app: Application) -> Iterator[Finding]:
             f"SECRET_KEY has {len(key)} characters; it can be guessed, and whoever "
             "has it can log in as anybody.",
             "Take 32 random bytes: secrets.token_hex(32).",
+        )
+
+
+def _users(app: Application) -> Iterator[Finding]:
+    if not (app.knows_users or app.settings.allow_anonymous):
+        yield Finding(
+            "users",
+            "problem",
+            "The application has no LoginManager of Flask-Login, so that every visitor "
+            "is anonymous, and nobody may connect (code 103).",
+            "login_manager.init_app(app) with a user_loader, or @livepush.authenticate "
+            "for tokens; LIVEPUSH_ALLOW_ANONYMOUS = True where each room's rule is "
+            "enough.",
         )
 
 
