@@ -469,7 +469,7 @@ class RedisLogins(Logins):
             for start in range(0, len(missing), _BATCH):
                 self._redis.keep_lock(self._own)
                 if not self._redis.write(
-                    missing[start : start + _BATCH],
+                    self._mirror.dated(missing[start : start + _BATCH]),
                     place=self._place,
                     listens=self._listens,
                     servers=self._own,
