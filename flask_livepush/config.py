@@ -80,6 +80,8 @@ class Config:
     max_connection_age: float | None
     logins: str
     logins_prefix: str | None
+    revalidate_interval: float
+    revalidate_rate: float
 
 
 def _one_of(*allowed: Any) -> Callable[[Any], str | None]:
@@ -105,6 +107,10 @@ def _seconds(value: Any) -> str | None:
     if number and math.isfinite(value) and value > 0:
         return None
     return "it must be a number of seconds above 0"
+
+
+def _number_above_zero(value: Any) -> str | None:
+    return None if _seconds(value) is None else "it must be a number above 0"
 
 
 def _seconds_or_zero(value: Any) -> str | None:
@@ -494,6 +500,24 @@ TABLE: tuple[Setting, ...] = (
         "applications that share a session cookie need the same one, so that a logout "
         "of one is a logout of all.",
         _name,
+    ),
+    Setting(
+        "LIVEPUSH_REVALIDATE_INTERVAL",
+        60,
+        "seconds",
+        "How often it is asked again, for each connection, whether its login still "
+        "holds and whether it may be in its rooms. Spread evenly over that time. See "
+        "[guide.md](guide.md#rights-that-end).",
+        _seconds,
+    ),
+    Setting(
+        "LIVEPUSH_REVALIDATE_RATE",
+        50,
+        "users per process and second",
+        "How many users are loaded for that at most; with more of them the interval "
+        "grows, and the log says so. `livepush.recheck` and watched tables wait for "
+        "nothing.",
+        _number_above_zero,
     ),
 )
 
