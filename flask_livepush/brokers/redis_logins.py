@@ -156,6 +156,8 @@ class RedisLogins(Logins):
         self._closed = False
         self._reader: Reader | None = None
         self._listens = False
+        # Whether the loop's last attempt failed: no view waits for another one then.
+        self._is_away = False
         # When the last reading began that left nothing to be done, and the last of all.
         self._vouched = self._last_began = float("-inf")
         self._read_at = float("-inf")
@@ -232,13 +234,14 @@ class RedisLogins(Logins):
 
     def _is_done(self) -> bool:
         waits = self._waiting or self._orders or self._overflown
-        return not waits and self._keeper.is_done
+        return not waits and self._found is None and self._keeper.is_done
 
     # -- what goes out -----------------------------------------------------------------
 
     def _hand_over(self, ended: Sequence[Ended], orders: Sequence[Recheck]) -> None:
         """Send at once; where that fails, or others wait, leave it to the loop."""
-        behind = self._waiting or self._orders or self._overflown
+        away = self._runs and self._is_away
+        behind = away or self._waiting or self._orders or self._overflown
         few = len(ended) <= _BATCH and len(orders) <= _BATCH
         if not behind and few and (ended or not self._runs):
             try:
@@ -267,7 +270,7 @@ class RedisLogins(Logins):
         """Let no more wait than may; what is in the mirror is not lost."""
         if len(self._waiting) > _MOST_WAITING:
             self._metrics.count("logins_dropped_total", "queue_full", _MOST_WAITING)
-            if not self._overflown:
+            if not self._overflown and self._found is None:
                 log.error(
                     "More than %d ended logins wait for the message queue; all that "
                     "this process knows is compared when it answers again.",
@@ -355,7 +358,9 @@ class RedisLogins(Logins):
             pause = _AGAIN
         try:
             pause = min(pause, self._read())
+            self._is_away = False
         except Exception as error:
+            self._is_away = True
             if not isinstance(error, BrokerError):
                 log.exception("Reading which logins have ended failed; going on")
             if not self._is_current() and not self._has_noted:
