@@ -487,8 +487,9 @@ TABLE: tuple[Setting, ...] = (
         "'broker' or 'database'",
         "What keeps which logins have ended, for as long as "
         "`PERMANENT_SESSION_LIFETIME`: the message queue (this process, where there is "
-        "none), or the table `livepush_ended_logins` of Flask-SQLAlchemy's database as "
-        "well, which a logout waits for. See [deploying.md](deploying.md#ended-logins).",
+        "none), or the table `livepush_ended_logins` of Flask-SQLAlchemy's database "
+        "as well, which a logout waits for: "
+        "[deploying.md](deploying.md#ended-logins).",
         _one_of("broker", "database"),
     ),
     Setting(
@@ -549,7 +550,11 @@ def _unknown(key: str, known: list[str]) -> str:
     # Whatever else is spelled like it, such a name is most often meant for the queue.
     is_queue = any(word in key for word in ("REDIS", "URL", "QUEUE", "BROKER"))
     cutoff = 0.9 if is_queue else 0.6
-    near = difflib.get_close_matches(key, known, n=1, cutoff=cutoff)
+    # A name that is part of one setting's is meant for it, whatever is spelled like it.
+    part = key.removeprefix(PREFIX)
+    near = [name for name in known if name.endswith(f"_{part}")]
+    if len(near) != 1:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=cutoff)
     if is_queue and not near:
         near = ["LIVEPUSH_MESSAGE_QUEUE"]
     hint = f"did you mean {near[0]}?" if near else "see docs/configuration.md."
