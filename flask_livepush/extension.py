@@ -103,6 +103,7 @@ class _App:
     meters: Meters
     presence: Presence
     draining: Draining
+    revalidation: Revalidation
     failures: Failures
     logins: Logins
     login_ids: LoginIds
@@ -392,6 +393,7 @@ class LivePush:
             meters=meters,
             presence=presence,
             draining=leaving,
+            revalidation=revalidation,
             failures=failures,
             logins=logins,
             login_ids=login_ids,
