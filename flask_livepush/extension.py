@@ -60,6 +60,7 @@ from .protocol import relayed
 from .protocol.batch import Batch
 from .protocol.publication import Draft, Position, invalidated
 from .push_changes import PushChanges
+from .revalidation import Revalidation
 from .rooms import Pattern, Room, Rooms, Rule
 from .transports import instance as instances
 from .transports import link as connections
@@ -102,6 +103,7 @@ class _App:
     meters: Meters
     presence: Presence
     draining: Draining
+    revalidation: Revalidation
     failures: Failures
     logins: Logins
     login_ids: LoginIds
@@ -286,11 +288,29 @@ class LivePush:
             handshakes.caller,
             logins,
             may_be_somebody=handshakes.may_be_somebody,
+            recheck=lambda orders: revalidation.recheck(orders),  # noqa: PLW0108
+            came=lambda: revalidation.begin(),  # noqa: PLW0108
             max_per_user=settings.max_connections_per_user,
             spawn=server.start_background_task,
             sleep=server.sleep,
             now=time.monotonic,
             metrics=meters,
+        )
+        revalidation = Revalidation(
+            registry,
+            handshakes,
+            rules=auth,
+            rooms=hub,
+            node=node,
+            context=app.app_context,
+            spawn=server.start_background_task,
+            sleep=server.sleep,
+            now=time.monotonic,
+            dice=random.random,
+            interval=settings.revalidate_interval,
+            rate=settings.revalidate_rate,
+            metrics=meters,
+            failures=failures,
         )
         logins.listen(registry)
         connected = events.Events(
@@ -377,6 +397,7 @@ class LivePush:
             meters=meters,
             presence=presence,
             draining=leaving,
+            revalidation=revalidation,
             failures=failures,
             logins=logins,
             login_ids=login_ids,
