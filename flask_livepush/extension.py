@@ -435,6 +435,7 @@ class LivePush:
         columns: tuple[str, ...] | None = None,
         of: Any = None,
         snapshot: Callable[..., Any] | None = None,
+        allow_secret: bool | tuple[str, ...] = False,
     ) -> Callable[[C], C]:
         """Decorate a model: its commits are pushed, wherever they happen.
 
@@ -463,6 +464,7 @@ class LivePush:
                 columns=columns,
                 of=of,
                 snapshot=snapshot,
+                allow_secret=allow_secret,
             )
             return model
 
