@@ -166,6 +166,11 @@ def _origins(value: Any) -> str | None:
                 "'*' would let every site use your visitors' sessions; "
                 "list the origins of your own front ends"
             )
+        if isinstance(origin, str) and "*" in origin:
+            return (
+                f"{origin!r} has a '*', and origins are compared letter by letter; "
+                "list each origin of your own front ends"
+            )
         if not isinstance(origin, str) or "://" not in origin or origin.endswith("/"):
             return (
                 f"{origin!r} is no origin; write scheme://host or scheme://host:port "

@@ -28,7 +28,7 @@ from werkzeug.routing import BaseConverter
 from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from . import config as configuration
-from . import draining, message_queue, signals
+from . import draining, message_queue, origins, signals
 from .auth import Auth, Identity, current_id, expected_id, id_of
 from .brokers.base import Broker
 from .door import Door
@@ -770,6 +770,8 @@ class LivePush:
                     "already; make a LivePush for each."
                 )
             instances.check_adopted(self._adopted, settings.async_mode)
+            allowed = self._adopted.server.eio.cors_allowed_origins
+            origins.guard(app, allowed, instances.path(self._adopted))
             return self._adopted
         instance = self._own or instances.instance(self._handlers)
         handlers = instances.instance(instance)
