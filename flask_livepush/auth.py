@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +20,11 @@ from werkzeug.exceptions import HTTPException
 
 from .errors import InvalidRoom, NotAuthorised, Unavailable
 from .failures import Failure, Failures, place_of
+from .logs import logger
 from .protocol.encoding import encode_what_can_be
 from .rooms import Room, Rooms
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Left out of the handshake's environment: Flask-SocketIO's copy of the session, frozen
 # when the first event came, and what belongs to the request that is over.

@@ -57,13 +57,14 @@ from .emitter import Emitter
 from .errors import ConfigError
 from .failures import Failure, Failures
 from .flushes import Flush
+from .logs import logger
 from .protocol.batch import Batch
 from .protocol.publication import Position
 from .rows import PrimaryKey, Rows, ends_transaction, is_application_s
 from .sessions import refusal
 from .tracking import Tracked
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _SQLITE_SAVEPOINTS = (
     "A SAVEPOINT was made on an SQLite connection whose driver does not begin a "

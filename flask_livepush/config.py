@@ -75,6 +75,7 @@ class Config:
     switch_interval: float | None
     drain_seconds: float
     max_connection_age: float | None
+    log_error_texts: bool | None
 
 
 def _one_of(*allowed: Any) -> Callable[[Any], str | None]:
@@ -84,6 +85,12 @@ def _one_of(*allowed: Any) -> Callable[[Any], str | None]:
 
 def _boolean(value: Any) -> str | None:
     return None if isinstance(value, bool) else "it must be True or False"
+
+
+def _boolean_or_none(value: Any) -> str | None:
+    if value is None or isinstance(value, bool):
+        return None
+    return "it must be True, False or None"
 
 
 def _whole(least: int, remedy: str = "") -> Callable[[Any], str | None]:
@@ -450,6 +457,17 @@ TABLE: tuple[Setting, ...] = (
         "platform cuts connections. None lets them grow old; the stock engine always "
         "does.",
         _seconds_or_none,
+    ),
+    Setting(
+        "LIVEPUSH_LOG_ERROR_TEXTS",
+        None,
+        "boolean or None",
+        "Whether tracebacks in the log have what each error says, which may be values, "
+        "users and rooms: drivers quote parameters, a dict the missing key. None: what "
+        "a `raise` in the application's own files says, and in debug mode all. False: "
+        "none but ours. Files, lines and types are always there. It holds for the "
+        "process.",
+        _boolean_or_none,
     ),
 )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import random
 import time
 import weakref
@@ -28,7 +27,7 @@ from werkzeug.routing import BaseConverter
 from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from . import config as configuration
-from . import draining, message_queue, origins, signals
+from . import draining, logs, message_queue, origins, signals
 from .auth import Auth, Identity, current_id, expected_id, id_of
 from .brokers.base import Broker
 from .door import Door
@@ -38,6 +37,7 @@ from .errors import BrokerError, ConfigError, UsageError
 from .failures import Failure, Failures
 from .health import Health
 from .hub import Hub
+from .logs import logger
 from .message_queue import MessageQueue
 from .metrics import Meters
 from .metrics_page import MetricsPage
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
     from .live_models import LiveModels
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=MetricsRule)
@@ -147,6 +147,7 @@ class LivePush:
                 "or LivePush(app) alone."
             )
         settings = configuration.read(app.config)
+        logs.show_texts(_texts(app.debug, settings.log_error_texts))
         queue = message_queue.of(app.name, settings, app.config)
         instance = self._set_up_socketio(app, settings, queue)
         server = instance.server
@@ -954,6 +955,12 @@ def _position(outgoing: Outgoing, failures: Failures, room: str) -> Position | N
         return None
     failures.over("positions")
     return found
+
+
+def _texts(debug: bool, setting: bool | None) -> logs.Texts:
+    if setting is None:
+        return "all" if debug else "own"
+    return "all" if setting else "none"
 
 
 def _patience() -> float:

@@ -6,7 +6,6 @@ a queue never works without it unnoticed.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +15,7 @@ from .brokers.memory import MemoryBroker
 from .brokers.peers import Peers
 from .config import Config
 from .errors import BrokerError, BrokerUnavailable, ConfigError
+from .logs import logger
 from .metrics import Metrics
 from .presence.base import PresenceStore
 from .presence.memory import MemoryPresence
@@ -24,7 +24,7 @@ from .transports.queue import Relay
 if TYPE_CHECKING:
     from .brokers.redis_servers import Servers
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class Server(Protocol):

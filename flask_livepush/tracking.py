@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from . import secrecy
 from .column_types import has_text, is_padded, is_random, unsendable
 from .errors import ConfigError, EncodingError, UsageError
 from .failures import Failure, Failures, What, place_of
+from .logs import logger
 from .protocol.batch import Batch
 from .protocol.encoding import encode, plain
 from .protocol.publication import Draft
@@ -40,7 +40,7 @@ from .row import (
 )
 from .sources import DISCRIMINATOR, NoPath, Path, Source, find_path
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Field = str | Callable[[Row], Any]
 
@@ -342,10 +342,9 @@ class Tracked:
             if not self.knows(name) and not self._warned:
                 self._warned = True
                 log.warning(
-                    "rooms= of %s returned %r, which no rule knows: nobody can see its "
-                    "rows there. Declare the pattern with @livepush.room.",
+                    "rooms= of %s returned a name that no rule knows: nobody can see "
+                    "its rows there. Declare the pattern with @livepush.room.",
                     self.name,
-                    name,
                 )
         inside = {name for name in several if self._may_be_in(name)}
         if len(inside) < len(set(several)):

@@ -6,13 +6,13 @@ Runs in the broker's listener and in the threads of joins; it never blocks.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import engineio
 import socketio
 
+from ..logs import logger
 from ..protocol.messages import (
     PRESENCE,
     RECONNECT,
@@ -26,7 +26,7 @@ from ..protocol.messages import (
 from ..protocol.publication import Publication
 from ..protocol.relayed import Users, Whispered
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 NAMESPACE = "/"
 
@@ -85,7 +85,7 @@ class StockOutlet:
                     self._server._send_eio_packet(eio_sid, frame)
             except Exception as error:  # noqa: BLE001
                 # It closed meanwhile; its disconnect event is on the way.
-                log.debug("A frame was not written: %s", error)
+                log.debug("A frame was not written", exc_info=error)
 
 
 class Fanout:
