@@ -52,7 +52,7 @@ class Door:
 
     def admit(self, room: str, environ: dict[str, Any]) -> Visitor:
         """Return the connection's user if the rule lets it in; raise if not."""
-        return self._auth.admit(room, environ)
+        return self._auth.admit(room, _environ(environ))
 
     def has_presence(self, room: str) -> bool:
         """Say whether the room's subscribers may know who is in it."""
@@ -96,4 +96,9 @@ class Door:
 
     def state(self, room: str, environ: dict[str, Any]) -> str | None:
         """Read the room's own part of a snapshot for one user."""
-        return self._auth.state(room, environ)
+        return self._auth.state(room, _environ(environ))
+
+
+def _environ(handshake: Any) -> dict[str, Any]:
+    found: dict[str, Any] = getattr(handshake, "environ", handshake)
+    return found

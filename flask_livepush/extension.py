@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import (
@@ -30,13 +31,17 @@ from . import config as configuration
 from . import draining, logs, message_queue, origins, signals
 from .auth import Auth, Identity, current_id, expected_id, id_of
 from .brokers.base import Broker
+from .brokers.logins import Recheck
+from .connections import NOBODY, Connections
 from .door import Door
 from .draining import Drain, Draining
 from .emitter import Emitter
-from .errors import BrokerError, ConfigError, UsageError
+from .errors import BrokerError, ConfigError, NotAuthorised, UsageError
 from .failures import Failure, Failures
 from .health import Health
 from .hub import Hub
+from .login.bearer import Bearer
+from .login.caller import Caller, Claim, Handshake
 from .logs import logger
 from .message_queue import MessageQueue
 from .metrics import Meters
@@ -167,7 +172,8 @@ class LivePush:
         failures = Failures(tell)
         broker = message_queue.broker(queue, settings, server, meters)
         peers = message_queue.peers(queue, server)
-        link = connections.link(server, settings, peers, meters)
+        bearer = Bearer(partial(_claim, app), keys=partial(_secret_keys, app))
+        link = connections.link(server, settings, peers, meters, bearing=bearer)
         fanout = Fanout(server, link.outlet, reset_within=settings.reset_within)
         hub = Hub(
             fanout,
@@ -210,6 +216,8 @@ class LivePush:
             spawn=server.start_background_task,
             now=time.monotonic,
             snapshot_timeout=settings.snapshot_timeout,
+            joins=settings.max_joins_per_second,
+            whispers=settings.max_whispers_per_second,
             metrics=meters,
             failures=failures,
         )
@@ -222,6 +230,17 @@ class LivePush:
         )
         if farewell.look_every is not None:
             link.every(farewell.look_every, farewell.ask_the_old)
+        is_open = self._adopted is not None or settings.allow_anonymous
+        registry = Connections(
+            partial(_judge, auth),
+            None,
+            may_be_somebody=(lambda handshake: False) if is_open else None,
+            max_per_user=settings.max_connections_per_user,
+            spawn=server.start_background_task,
+            sleep=server.sleep,
+            now=time.monotonic,
+            metrics=meters,
+        )
         connected = events.Events(
             server,
             node=node,
@@ -229,11 +248,8 @@ class LivePush:
             outlet=link.outlet,
             spawn=link.spawn,
             spawn_answers=link.spawn_answers,
-            may_connect=(
-                auth.may_connect
-                if self._adopted is None and not settings.allow_anonymous
-                else None
-            ),
+            connections=registry,
+            bearing=bearer,
             max_pending=settings.max_pending_messages,
             in_order=self._adopted is None,
             farewell=farewell,
@@ -400,7 +416,14 @@ class LivePush:
         compiled = Pattern(pattern, known | dict(converters or {}))
 
         def decorate(rule: Rule) -> Room:
-            room = Room(compiled, rule, self.emit, whisper=whisper, presence=presence)
+            room = Room(
+                compiled,
+                rule,
+                self.emit,
+                whisper=whisper,
+                presence=presence,
+                watch=self._watch_rights,
+            )
             self._rooms.add(room)
             return room
 
@@ -687,7 +710,9 @@ class LivePush:
         Raises:
             UsageError: It is none of these.
         """
-        batch = self._staleness(target)
+        self._waiting_for_commit(self._staleness(target))
+
+    def _waiting_for_commit(self, batch: Batch) -> None:
         if self._models is not None:
             if self._models.defer(batch, wait=False):
                 return
@@ -695,6 +720,35 @@ class LivePush:
             # known: say it now, and again should the open transaction commit.
             self._models.defer(batch, wait=True, on_close=False)
         self._app().emitter.publish_batch(batch)
+
+    def recheck(self, user: Any = None, room: str | Room | None = None) -> None:
+        """Ask again, at once and in every process, who may be in rooms.
+
+        For rights that no watched table says (:meth:`Room.recheck_on`): a role in
+        another system, a block list in a file. Users are loaded anew, and whose login
+        is none any more is disconnected. Waits for the commit of a transaction that has
+        written, and vanishes on its rollback.
+
+        Args:
+            user: The user, or its id in ``user:<id>``; None: everybody.
+            room: A room's name, or a Room for all of that pattern; None: all rooms.
+
+        Raises:
+            UsageError: It is no user, or no rule knows the room.
+        """
+        identity = None if user is None else id_of(user)
+        if user is not None and identity is None:
+            raise UsageError(
+                f"livepush.recheck({user!r}): it must be a user that is logged in "
+                "somewhere, or the id of one; leave it out to ask about everybody."
+            )
+        name = room.pattern.text if isinstance(room, Room) else room
+        if isinstance(room, str) and self._rooms.of_pattern(room) is None:
+            name = self._room_name(room)
+        batch = Batch()
+        order = Recheck(identity, name)
+        batch.recheck(order, whole=order)
+        self._waiting_for_commit(batch)
 
     def row(self, target: object) -> dict[str, Any]:
         """Return the declared fields of an object of a tracked model, as JSON has them.
@@ -833,6 +887,9 @@ class LivePush:
             )
         return self._models
 
+    def _watch_rights(self, room: Room, model: Any, **declaration: Any) -> None:
+        self._live_models().watch_rights(room, model, **declaration)
+
     def _tell_failure(self, failure: Failure) -> None:
         """Tell what fails where no application is known but by the context."""
         state = self._find_app()
@@ -961,6 +1018,25 @@ def _texts(debug: bool, setting: bool | None) -> logs.Texts:
     if setting is None:
         return "all" if debug else "own"
     return "all" if setting else "none"
+
+
+def _judge(auth: Auth, handshake: Handshake) -> Caller:
+    if not auth.may_connect(handshake.environ):
+        raise NotAuthorised("Not logged in.")
+    return NOBODY
+
+
+def _claim(app: Flask, handshake: Handshake) -> Claim:
+    environ = {**handshake.environ}
+    environ.pop("werkzeug.request", None)
+    with app.request_context(environ):
+        key = expected_id()
+    return Claim(key, frozenset(), "nobody" if key is None else "session")
+
+
+def _secret_keys(app: Flask) -> list[str | bytes]:
+    keys = [app.secret_key, *(app.config.get("SECRET_KEY_FALLBACKS") or ())]
+    return [key for key in keys if key]
 
 
 def _patience() -> float:

@@ -73,7 +73,7 @@ def logged(caplog: pytest.LogCaptureFixture, fail: Callable[[], None]) -> str:
     caplog.clear()
     try:
         fail()
-    except Exception:
+    except Exception:  # noqa: BLE001
         logs.logger("flask_livepush.test").exception("Something failed")
     return caplog.text
 

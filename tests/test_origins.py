@@ -82,5 +82,5 @@ def test_adopts_it_where_no_cookie_says_who_a_visitor_is(logins: str) -> None:
 def test_our_own_setting_has_no_star(origins: Any) -> None:
     app = Flask("site")
     app.config["LIVEPUSH_CORS_ORIGINS"] = origins
-    with pytest.raises(ConfigError, match="list .*origins? of your own front ends"):
+    with pytest.raises(ConfigError, match=r"list .*origins? of your own front ends"):
         LivePush(app)

@@ -374,7 +374,7 @@ class Sessions:
             return
         try:
             self._heard(session.sid, data)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             # Handlers hand over; what fails here is decoding what a client sent.
             log.debug("A client broke the Socket.IO protocol", exc_info=error)
             self.close(session, Reason.TRANSPORT_ERROR)

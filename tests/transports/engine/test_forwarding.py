@@ -574,4 +574,4 @@ def test_the_body_of_a_poll_is_not_sent_along(world: World) -> None:
         environ_of(world.sid, b"x" * 100_000, method="GET"), lambda *args: None
     )
     world.post.carry()
-    assert world.owner.asked == [Asked("GET", world.sid, mark="x1")]
+    assert world.owner.asked == [Asked("GET", world.sid, mark="x1", proofs="")]
