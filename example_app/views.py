@@ -54,7 +54,7 @@ def show_room(room_id: int) -> ResponseReturnValue:
         # For the template's empty message, which chat.js fills in.
         blank=Message(**dict.fromkeys(FIELDS, ""), room_id=0),
         live_room=chat.name(room_id=room.id),
-        live_user=livepush.user.name(user_id=current_user.get_id()),
+        live_user=livepush.user.name(user_id=current_user.id),
         max_length=MAX_LENGTH,
     )
 

@@ -154,7 +154,6 @@ class Connections:
         for _ in range(_JUDGEMENTS):
             said = self._rechecks
             caller = self._judge(handshake)
-            _check_origin(handshake, caller)
             self._register(sid, eio_sid, handshake, caller)
             if said == self._rechecks:
                 break
@@ -361,21 +360,3 @@ def _discard(index: dict[str, dict[str, Connection]], key: str, sid: str) -> Non
         found.pop(sid, None)
         if not found:
             del index[key]
-
-
-def _check_origin(handshake: Handshake, caller: Caller) -> None:
-    """Refuse a WebSocket that a cookie logs in and that does not say from where it is.
-
-    Browsers always say it, and other origins are refused before; so only they can be
-    made to send somebody else's cookie.
-    """
-    environ = handshake.environ
-    if (
-        caller.claim.source == "session"
-        and environ.get("HTTP_UPGRADE", "").lower() == "websocket"
-        and not environ.get("HTTP_ORIGIN")
-    ):
-        raise NotAuthorised(
-            "A WebSocket that is logged in by a cookie must send an Origin header; "
-            "send one, or give the login with the CONNECT or in Authorization."
-        )

@@ -29,19 +29,24 @@ from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from . import config as configuration
 from . import draining, logs, message_queue, origins, signals
-from .auth import Auth, Identity, current_id, expected_id, id_of
+from .auth import Auth
 from .brokers.base import Broker
-from .brokers.logins import Recheck
-from .connections import NOBODY, Connections
+from .brokers.logins import Ended, Logins, Recheck
+from .connections import Connections
 from .door import Door
 from .draining import Drain, Draining
 from .emitter import Emitter
-from .errors import BrokerError, ConfigError, NotAuthorised, UsageError
+from .errors import BrokerError, ConfigError, UsageError
 from .failures import Failure, Failures
 from .health import Health
 from .hub import Hub
 from .login.bearer import Bearer
-from .login.caller import Caller, Claim, Handshake
+from .login.handshakes import Authenticate, Handshakes, UsersLoader
+from .login.identity import Hook, Identities
+from .login.ids import LoginIds, secret_keys
+from .login.session import LoginSessions
+from .login.tickets import Tickets
+from .login.views import LoginViews
 from .logs import logger
 from .message_queue import MessageQueue
 from .metrics import Meters
@@ -64,6 +69,7 @@ from .transports.farewell import Farewell
 
 if TYPE_CHECKING:
     from flask_socketio import SocketIO
+    from sqlalchemy import Engine
 
     from .live_models import LiveModels
 
@@ -71,6 +77,7 @@ log = logger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=MetricsRule)
+H = TypeVar("H", bound=Hook)
 C = TypeVar("C", bound=type)
 
 _STATE = invalidated("state")
@@ -96,6 +103,10 @@ class _App:
     presence: Presence
     draining: Draining
     failures: Failures
+    logins: Logins
+    login_ids: LoginIds
+    login_sessions: LoginSessions
+    tickets: Tickets
     #: Called when a context is entered, until Flask-SQLAlchemy is found.
     look: Callable[..., None] | None
 
@@ -128,12 +139,14 @@ class LivePush:
         self._has_pages = False
         self._metrics_rule: MetricsRule | None = None
         self._models: LiveModels | None = None
-        self._identity: Identity | None = None
+        self._authenticate: Authenticate | None = None
+        self._users_loader: UsersLoader | None = None
         self._warned: set[str | None] = set()
         self._failures = Failures(self._tell_failure)
         # Its variable is called as the columns are that say whose a row is, so that
         # track(rooms=livepush.user) works for such models.
-        self.user = self.room("user:<path:user_id>", presence=False)(_is_this_user)
+        self.user = self.room("user:<path:user_id>", presence=False)(self._is_user)
+        self._identities = Identities(self.user.pattern, self._failures)
         if app is not None:
             self.init_app(app)
 
@@ -172,7 +185,33 @@ class LivePush:
         failures = Failures(tell)
         broker = message_queue.broker(queue, settings, server, meters)
         peers = message_queue.peers(queue, server)
-        bearer = Bearer(partial(_claim, app), keys=partial(_secret_keys, app))
+        logins = message_queue.logins(
+            queue,
+            settings,
+            session_lifetime=app.permanent_session_lifetime.total_seconds(),
+            server=server,
+            failures=failures,
+            metrics=meters,
+            engine=partial(_engine, app),
+        )
+        login_ids = LoginIds(app)
+        login_sessions = LoginSessions(
+            app, logins, login_ids, self._identities, now=time.time
+        )
+        tickets = Tickets(app, login_ids, now=time.time)
+        handshakes = Handshakes(
+            app,
+            logins,
+            login_ids,
+            self._identities,
+            tickets,
+            allow_anonymous=settings.allow_anonymous,
+            adopted=self._adopted is not None,
+            authenticate=lambda: self._authenticate,
+            users_loader=lambda: self._users_loader,
+            failures=failures,
+        )
+        bearer = Bearer(handshakes.claim, keys=partial(secret_keys, app))
         link = connections.link(server, settings, peers, meters, bearing=bearer)
         fanout = Fanout(server, link.outlet, reset_within=settings.reset_within)
         hub = Hub(
@@ -184,11 +223,21 @@ class LivePush:
             metrics=meters,
         )
         link.evict_by(hub.evict)
-        auth = Auth(
+        LoginViews(
             app,
-            self._rooms,
+            prefix=settings.url_prefix,
+            handshakes=handshakes,
+            sessions=login_sessions,
+            tickets=tickets,
+            ids=login_ids,
             allow_anonymous=settings.allow_anonymous,
-            identity=lambda: self._identity,
+            origins=settings.cors_origins,
+        )
+        auth = Auth(
+            handshakes,
+            self._rooms,
+            self._identities,
+            allow_anonymous=settings.allow_anonymous,
             failures=failures,
         )
         presence = Presence(
@@ -230,17 +279,17 @@ class LivePush:
         )
         if farewell.look_every is not None:
             link.every(farewell.look_every, farewell.ask_the_old)
-        is_open = self._adopted is not None or settings.allow_anonymous
         registry = Connections(
-            partial(_judge, auth),
-            None,
-            may_be_somebody=(lambda handshake: False) if is_open else None,
+            handshakes.caller,
+            logins,
+            may_be_somebody=handshakes.may_be_somebody,
             max_per_user=settings.max_connections_per_user,
             spawn=server.start_background_task,
             sleep=server.sleep,
             now=time.monotonic,
             metrics=meters,
         )
+        logins.listen(registry)
         connected = events.Events(
             server,
             node=node,
@@ -270,8 +319,8 @@ class LivePush:
             has_read=self._has_read,
             knows=self.knows,
             own=self.user,
-            expected_id=expected_id,
-            current_id=current_id,
+            expected_id=login_sessions.expected,
+            current_id=login_sessions.current,
             failures=failures,
         )
         if self._has_pages:
@@ -282,7 +331,7 @@ class LivePush:
             meters=meters,
             token=settings.metrics_token,
             rule=lambda: self._metrics_rule,
-            user=auth.user,
+            user=handshakes.user,
         )
         leaving = Draining(
             settings,
@@ -318,6 +367,7 @@ class LivePush:
                 metrics=meters,
                 patience=_patience,
                 failures=failures,
+                recheck=logins.recheck,
             ),
             socketio=instance,
             pages=pages,
@@ -325,6 +375,10 @@ class LivePush:
             presence=presence,
             draining=leaving,
             failures=failures,
+            logins=logins,
+            login_ids=login_ids,
+            login_sessions=login_sessions,
+            tickets=tickets,
             look=self._find_flask_sqlalchemy(app),
         )
         app.teardown_appcontext(self._end_unannounced)
@@ -429,7 +483,26 @@ class LivePush:
 
         return decorate
 
-    def identity(self, function: Identity) -> Identity:
+    def identity(self, function: H) -> H:
+        """Decorate the function that says which id a user has.
+
+        It is called with the user and returns a text, a whole number or a UUID: the id
+        in ``user:<id>``, of :meth:`notify` and in presence. Without it that is the
+        primary key of a mapped class, and the attribute ``id`` of another. It must not
+        change while a user is logged in, and be nobody else's.
+
+        One that returns a dict says what others may know of a user, as
+        :meth:`user_info` does, and leaves the id as it is.
+
+        Raises:
+            ConfigError: There is one already.
+        """
+        if self._identities.hook is not None:
+            raise ConfigError("@livepush.identity was used already; keep one of them.")
+        self._identities.hook = function
+        return function
+
+    def user_info(self, function: H) -> H:
         """Decorate the function that says what others may know of a user.
 
         It is called with the user once for each join of a room that has presence,
@@ -439,9 +512,44 @@ class LivePush:
         Raises:
             ConfigError: There is one already.
         """
-        if self._identity is not None:
-            raise ConfigError("@livepush.identity was used already; keep one of them.")
-        self._identity = function
+        if self._identities.info_hook is not None:
+            raise ConfigError("@livepush.user_info was used already; keep one of them.")
+        self._identities.info_hook = function
+        return function
+
+    def authenticate(self, function: H) -> H:
+        """Decorate the function that knows users by what is given with a CONNECT.
+
+        It is called with that, ``auth`` in Socket.IO's words, whenever it is decided
+        about the connection: when it comes, at joins, and from time to time. It returns
+        the user, or None if it is nobody's or no longer. What is given so decides
+        alone: no cookie is looked at then.
+
+        Raises:
+            ConfigError: There is one already.
+        """
+        if self._authenticate is not None:
+            raise ConfigError(
+                "@livepush.authenticate was used already; keep one of them."
+            )
+        self._authenticate = function
+        return function
+
+    def users_loader(self, function: H) -> H:
+        """Decorate the function that loads many users at once.
+
+        It is called with a list of what Flask-Login's user loader takes one of, and
+        returns the users in any order, or a dict of them by that. Without it the user
+        loader is called for each.
+
+        Raises:
+            ConfigError: There is one already.
+        """
+        if self._users_loader is not None:
+            raise ConfigError(
+                "@livepush.users_loader was used already; keep one of them."
+            )
+        self._users_loader = function
         return function
 
     def track(
@@ -631,7 +739,14 @@ class LivePush:
 
     def _may_tell(self, name: str) -> bool:
         # Who was notified is nobody else's business.
-        return not self.user.has_name(name) or name == f"user:{current_id()}"
+        if not self.user.has_name(name):
+            return True
+        identity = self._app().login_sessions.current()
+        return identity is not None and name == self.user.name(user_id=identity)
+
+    def _is_user(self, user: Any, user_id: str) -> bool:
+        """Let users into their own rooms: the rule of ``user:<id>``."""
+        return self._identities.of(user) == user_id
 
     def _scope(self) -> AbstractContextManager[dict[str, Position]]:
         return self._live_models().scope(())
@@ -686,16 +801,63 @@ class LivePush:
         """Emit an event to every device of one user.
 
         Args:
-            user: The user, or its id as Flask-Login has it.
+            user: The user, or its id: the primary key, or what ``@livepush.identity``
+                returns.
+
+        Raises:
+            UsageError: It is no user, or one without an id.
         """
-        identity = id_of(user)
+        room = self.user.name(user_id=self._identity_of("notify", user))
+        return self.emit(room, event, data, after_commit=after_commit)
+
+    def end_login(self, credential: str) -> None:
+        """End the login of a token, a key or the like: its connections are closed.
+
+        For what a request loader or :meth:`authenticate` knows users by, when the
+        application revokes it. Where the credential was somewhere else than in a
+        header, the query, a cookie or what was given with the CONNECT, connections end
+        when users are next asked about.
+
+        Args:
+            credential: As the client sends it, with ``Bearer`` or without.
+
+        Raises:
+            UsageError: It is empty, or the application has no SECRET_KEY.
+        """
+        state = self._app()
+        given = isinstance(credential, str) and bool(credential.strip())
+        ids = state.login_ids.of_credential(credential) if given else ()
+        if not ids:
+            raise UsageError(
+                "livepush.end_login(…) takes the token or key that the client sends, "
+                "as text, in an application that has a SECRET_KEY."
+            )
+        state.logins.end([Ended(one) for one in ids])
+
+    def disconnect_user(self, user: Any) -> None:
+        """Close all connections of a user, in all processes.
+
+        Whoever is still logged in may connect again: log the user out, change what
+        ``get_id()`` returns, or deactivate the user before.
+
+        Args:
+            user: The user, or its id, as for :meth:`notify`.
+
+        Raises:
+            UsageError: It is no user, or one without an id.
+        """
+        identity = self._identity_of("disconnect_user", user)
+        self._app().logins.recheck([Recheck(user=identity, close=True)])
+
+    def _identity_of(self, verb: str, user: Any) -> str:
+        identity = self._identities.named(user)
         if identity is None:
             raise UsageError(
-                f"livepush.notify({user!r}, …): it must be a user that is logged in "
-                "somewhere, or the id of one."
+                f"livepush.{verb}(…): it must be a user or the id of one, and not of "
+                f"type {type(user).__name__} without an id. Say with "
+                "@livepush.identity which id such users have."
             )
-        room = self.user.name(user_id=identity)
-        return self.emit(room, event, data, after_commit=after_commit)
+        return identity
 
     def invalidate(self, target: Any) -> None:
         """Tell screens to read anew what no session saw change.
@@ -736,12 +898,7 @@ class LivePush:
         Raises:
             UsageError: It is no user, or no rule knows the room.
         """
-        identity = None if user is None else id_of(user)
-        if user is not None and identity is None:
-            raise UsageError(
-                f"livepush.recheck({user!r}): it must be a user that is logged in "
-                "somewhere, or the id of one; leave it out to ask about everybody."
-            )
+        identity = None if user is None else self._identity_of("recheck", user)
         name = room.pattern.text if isinstance(room, Room) else room
         if isinstance(room, str) and self._rooms.of_pattern(room) is None:
             name = self._room_name(room)
@@ -1020,29 +1177,16 @@ def _texts(debug: bool, setting: bool | None) -> logs.Texts:
     return "all" if setting else "none"
 
 
-def _judge(auth: Auth, handshake: Handshake) -> Caller:
-    if not auth.may_connect(handshake.environ):
-        raise NotAuthorised("Not logged in.")
-    return NOBODY
-
-
-def _claim(app: Flask, handshake: Handshake) -> Claim:
-    environ = {**handshake.environ}
-    environ.pop("werkzeug.request", None)
-    with app.request_context(environ):
-        key = expected_id()
-    return Claim(key, frozenset(), "nobody" if key is None else "session")
-
-
-def _secret_keys(app: Flask) -> list[str | bytes]:
-    keys = [app.secret_key, *(app.config.get("SECRET_KEY_FALLBACKS") or ())]
-    return [key for key in keys if key]
+def _engine(app: Flask) -> Engine | None:
+    """Return the database of Flask-SQLAlchemy; None: there is none."""
+    db: Any = app.extensions.get("sqlalchemy")
+    if not hasattr(type(db), "engine"):
+        return None
+    with app.app_context():
+        found: Engine = db.engine
+    return found
 
 
 def _patience() -> float:
     # A task's process may end with its commit, in ways that nobody is told of.
     return 0.0 if has_request_context() else _TASK_PATIENCE
-
-
-def _is_this_user(user: Any, user_id: str) -> bool:
-    return bool(user.is_authenticated) and id_of(user) == user_id

@@ -22,7 +22,7 @@ from flask_livepush.errors import (
 from flask_livepush.login.caller import Caller, Handshake
 from flask_livepush.metrics import Metrics
 from tests.support.brokers import Clock
-from tests.support.logins import DictLogins, by_header, caller
+from tests.support.ends import DictLogins, by_header, caller
 
 
 class Told:
@@ -398,34 +398,6 @@ def test_does_not_vouch_for_what_the_mirror_has_and_nobody_was_told_yet() -> Non
     world.logins.known["x"] = Ended("x")
     with pytest.raises(NotAuthorised):
         world.connections.vouch("a")
-
-
-# -- where a websocket is from -----------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("source", "environ", "allowed"),
-    [
-        ("session", {"HTTP_UPGRADE": "websocket"}, False),
-        ("session", {"HTTP_UPGRADE": "WebSocket", "HTTP_ORIGIN": ""}, False),
-        ("session", {"HTTP_UPGRADE": "websocket", "HTTP_ORIGIN": "http://x"}, True),
-        ("session", {}, True),
-        ("request", {"HTTP_UPGRADE": "websocket"}, True),
-        ("payload", {"HTTP_UPGRADE": "websocket"}, True),
-        ("ticket", {"HTTP_UPGRADE": "websocket"}, True),
-        ("nobody", {"HTTP_UPGRADE": "websocket"}, True),
-    ],
-)
-def test_a_websocket_logged_in_by_a_cookie_must_say_where_it_is_from(
-    source: str, environ: dict[str, str], allowed: bool
-) -> None:
-    world = World(lambda handshake: caller("1", source=source))
-    if allowed:
-        world.enter("a", **environ)
-        return
-    with pytest.raises(NotAuthorised, match="Origin"):
-        world.enter("a", **environ)
-    assert world.emptied()
 
 
 def test_ends_and_comings_at_once_leave_nothing() -> None:

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from flask_livepush.errors import (
-    BadMessage,
     BrokerError,
     BrokerUnavailable,
     ClientError,
     InvalidRoom,
     NotAuthorised,
+    TooFast,
     TooManyRooms,
     Unavailable,
 )
@@ -746,11 +746,28 @@ def test_refuses_whispers_that_come_too_fast() -> None:
     message = Whisper("a", "typing", "1")
     for _ in range(40):
         world.node.whisper("s", message)
-    with pytest.raises(BadMessage, match="20 times a second"):
+    with pytest.raises(TooFast, match="20 times a second"):
         world.node.whisper("s", message)
     world.node.whisper("t", message)
     world.clock.now += 1
     world.node.whisper("s", message)
+
+
+def test_refuses_joins_that_come_too_fast() -> None:
+    """The connection is out of the room then, as after every join that fails."""
+    world = World()
+    for _ in range(250):
+        world.join("s")
+    with pytest.raises(TooFast, match="50 times a second"):
+        world.join("s")
+    assert world.hub.find("s", "a") is None
+    world.join("t")
+    world.clock.now += 1
+    for _ in range(50):
+        world.join("s")
+    world.node.disconnect("s")
+    world.node.disconnect("t")
+    assert world.node._paces == {}
 
 
 def test_a_whisper_that_the_broker_does_not_take_is_temporary() -> None:

@@ -23,6 +23,8 @@ _AUTHORIZATION = "HTTP_AUTHORIZATION"
 _PROOF = 16
 _PURPOSE = b"livepush bearer\0"
 
+_NOBODY = Claim(None, frozenset(), "nobody")
+
 
 class Bearer:
     """Fulfils :class:`flask_livepush.transports.bearing.Bearing`.
@@ -30,15 +32,18 @@ class Bearer:
     Args:
         claim: Says what a handshake claims, without loading a user.
         keys: Returns the application's secret keys, the one it signs with first.
+        may_be_somebody: Says without waiting whether a handshake may claim anything.
     """
 
     def __init__(
         self,
         claim: Callable[[Handshake], Claim],
         keys: Callable[[], Sequence[str | bytes]],
+        may_be_somebody: Callable[[Handshake], bool] = lambda handshake: True,
     ) -> None:
         self._claim = claim
         self._keys = keys
+        self._may_be_somebody = may_be_somebody
 
     def bond(self, environ: dict[str, Any]) -> Bond | None:
         """Return what a session's first request binds it to; None: to nothing."""
@@ -60,8 +65,11 @@ class Bearer:
 
     def claim(self, environ: dict[str, Any]) -> Claim | None:
         """Return what a request claims; None: that can't be told."""
+        handshake = Handshake(environ)
+        if not self._may_be_somebody(handshake):
+            return _NOBODY
         try:
-            return self._claim(Handshake(environ))
+            return self._claim(handshake)
         except Exception:  # noqa: BLE001
             # Such as a login that has ended, or a store of sessions that is away.
             return None

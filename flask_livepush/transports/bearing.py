@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import engineio
@@ -96,6 +97,9 @@ def may_use(bond: Bond | None, environ: dict[str, Any]) -> bool:
 class StockGuard:
     """Stands before python-engineio's server, which answers whoever knows a sid.
 
+    It also answers the last poll of a session that has ended: the server has forgotten
+    what was to be said by then.
+
     Args:
         eio: The server; its instance is changed.
         metrics: Counts requests that are refused.
@@ -115,13 +119,30 @@ class StockGuard:
         if "sid" in text and environ.get("REQUEST_METHOD") != "OPTIONS":
             sid = urllib.parse.parse_qs(text).get("sid", [""])[0]
             socket = self._eio.sockets.get(sid)
-            if socket is not None and not may_use(
-                getattr(socket, "bond", None), environ
-            ):
-                self._metrics.count("unborne_total")
-                # What the server says of a session that it does not know.
-                answer = self._eio._bad_request(f"Invalid session {sid}")
+            answer = None if socket is None else self._answer(environ, socket)
+            if answer is not None:
                 headers = answer["headers"] + self._eio._cors_headers(environ)
                 start_response(answer["status"], headers)
                 return [answer["response"]]
         return self._handle(environ, start_response)
+
+    def _answer(
+        self, environ: dict[str, Any], socket: engineio.Socket
+    ) -> dict[str, Any] | None:
+        """Return what is answered in the server's place; None: the server answers."""
+        answer: dict[str, Any]
+        if not may_use(getattr(socket, "bond", None), environ):
+            self._metrics.count("unborne_total")
+            # What the server says of a session that it does not know.
+            answer = self._eio._bad_request(f"Invalid session {socket.sid}")
+            return answer
+        polls = environ.get("REQUEST_METHOD") == "GET" and not is_websocket(environ)
+        if not (socket.closed and polls) or socket.upgraded:
+            return None
+        left = []
+        with suppress(self._eio.get_queue_empty_exception()):
+            while (packet := socket.queue.get(block=False)) is not None:
+                left.append(packet)
+        self._eio.sockets.pop(socket.sid, None)
+        answer = self._eio._ok(left)
+        return answer if left else None

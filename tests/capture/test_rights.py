@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, Session, aliased, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from flask_livepush.brokers.logins import Recheck
 from flask_livepush.emitter import Emitter
 from tests.support.following import (
     World,
     closing,
-    events,
     outgoing_of,
     replace_emitter,
     sqlite_url,

@@ -215,3 +215,15 @@ def test_keys_that_are_on_their_way_out_prove_too(site: Application) -> None:
     assert not bond.is_proved(old, ABOUT)
     site.keys = []
     assert bond.is_proved(site.bearer.proofs(ADA, ABOUT), ABOUT)
+
+
+def test_who_can_be_nobody_costs_nothing(site: Application) -> None:
+    bearer = Bearer(
+        site.claim,
+        lambda: site.keys,
+        may_be_somebody=lambda handshake: "HTTP_COOKIE" in handshake.environ,
+    )
+    site.fails = True
+    assert bearer.bond({}) is None
+    assert bearer.proofs({}, ABOUT) == ""
+    assert bearer.bond(ADA) is not None

@@ -13,7 +13,7 @@ from flask_livepush.brokers.logins import Ended, Recheck
 from flask_livepush.errors import NotAuthorised
 from flask_livepush.metrics import Meters
 from tests.support.connections import Connection, Site
-from tests.support.logins import DictLogins, wire
+from tests.support.ends import DictLogins, wire
 from tests.support.waiting import DEADLINE, until
 
 SUBSCRIBE = "livepush.subscribe"
