@@ -137,7 +137,7 @@ def login() -> ResponseReturnValue:
         user = db.session.scalar(db.select(User).where(same))
         password = request.form.get("password", "")
         if user and check_password_hash(user.password_hash, password):
-            login_user(user)
+            login_user(user, remember="remember" in request.form)
         else:
             failed = True
     if current_user.is_authenticated:

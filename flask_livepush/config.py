@@ -81,6 +81,8 @@ class Config:
     log_error_texts: bool | None
     logins: str
     logins_prefix: str | None
+    revalidate_interval: float
+    revalidate_rate: float
 
 
 def _one_of(*allowed: Any) -> Callable[[Any], str | None]:
@@ -112,6 +114,10 @@ def _seconds(value: Any) -> str | None:
     if number and math.isfinite(value) and value > 0:
         return None
     return "it must be a number of seconds above 0"
+
+
+def _number_above_zero(value: Any) -> str | None:
+    return None if _seconds(value) is None else "it must be a number above 0"
 
 
 def _seconds_or_zero(value: Any) -> str | None:
@@ -504,8 +510,8 @@ TABLE: tuple[Setting, ...] = (
         "'broker' or 'database'",
         "What keeps which logins have ended, for as long as "
         "`PERMANENT_SESSION_LIFETIME`: the message queue (this process, where there is "
-        "none), or the table `livepush_ended_logins` of Flask-SQLAlchemy's database as "
-        "well, which a logout waits for. See "
+        "none), or the table `livepush_ended_logins` of Flask-SQLAlchemy's database "
+        "as well, which a logout waits for: "
         "[deploying.md](deploying.md#ended-logins).",
         _one_of("broker", "database"),
     ),
@@ -517,6 +523,24 @@ TABLE: tuple[Setting, ...] = (
         "applications that share a session cookie need the same one, so that a logout "
         "of one is a logout of all.",
         _name,
+    ),
+    Setting(
+        "LIVEPUSH_REVALIDATE_INTERVAL",
+        60,
+        "seconds",
+        "How often it is asked again, for each connection, whether its login still "
+        "holds and whether it may be in its rooms. Spread evenly over that time. See "
+        "[guide.md](guide.md#rights-that-end).",
+        _seconds,
+    ),
+    Setting(
+        "LIVEPUSH_REVALIDATE_RATE",
+        50,
+        "users per process and second",
+        "How many users are loaded for that at most; with more of them the interval "
+        "grows, and the log says so. `livepush.recheck` and watched tables wait for "
+        "nothing.",
+        _number_above_zero,
     ),
 )
 
@@ -549,8 +573,9 @@ def _unknown(key: str, known: list[str]) -> str:
     # Whatever else is spelled like it, such a name is most often meant for the queue.
     is_queue = any(word in key for word in ("REDIS", "URL", "QUEUE", "BROKER"))
     cutoff = 0.9 if is_queue else 0.6
-    # A name without its first words is that one, whatever else is spelled like it.
-    near = [name for name in known if name.endswith(f"_{key.removeprefix(PREFIX)}")]
+    # A name that is part of one setting's is meant for it, whatever is spelled like it.
+    part = key.removeprefix(PREFIX)
+    near = [name for name in known if name.endswith(f"_{part}")]
     if len(near) != 1:
         near = difflib.get_close_matches(key, known, n=1, cutoff=cutoff)
     if is_queue and not near:

@@ -110,12 +110,13 @@ class EndedTable:
                 "LIVEPUSH_LOGINS is 'database', and the database is in memory, which "
                 "keeps nothing: name a file or a server, or take 'broker'."
             )
+        engine.connect().close()  # one that is away is no matter of rights
         try:
             metadata.create_all(engine, checkfirst=True)
         except exc.DBAPIError as error:
             # Two processes that start at once may both find it missing.
             if not _is_there(engine):
-                if _is_away(error):
+                if error.connection_invalidated:
                     raise
                 raise ConfigError(
                     f"LIVEPUSH_LOGINS is 'database', and the table {NAME} can't be "
@@ -205,8 +206,3 @@ def _is_there(engine: Engine) -> bool:
     except exc.DBAPIError:
         return False
     return True
-
-
-def _is_away(error: exc.DBAPIError) -> bool:
-    """Say whether the database does not answer, which is no matter of rights."""
-    return error.connection_invalidated

@@ -230,6 +230,26 @@ TABLE: tuple[Metric, ...] = (
         ("mirror_full", "corrupt", "queue_full", "orders_full", "table"),
     ),
     Metric(
+        "revalidations_total",
+        "counter",
+        "Connections whose login was asked about again. kept: it holds; ended: it does "
+        "not; sent_away: their clients come back with their cookies of the moment; "
+        "failed: nobody could say, they stay and are asked about again.",
+        "outcome",
+        ("kept", "ended", "sent_away", "failed"),
+    ),
+    Metric(
+        "revoked_total",
+        "counter",
+        "Subscriptions that ended, since a rule that was asked again said no.",
+    ),
+    Metric(
+        "rechecks_waiting",
+        "gauge",
+        "Orders to ask again, of livepush.recheck and of watched tables, and users "
+        "whom they concern here, that wait.",
+    ),
+    Metric(
         "failures_total",
         "counter",
         "What did not reach screens as it was meant, each as livepush.signals.failed "

@@ -239,7 +239,8 @@ class RedisLogins(Logins):
     def _hand_over(self, ended: Sequence[Ended], orders: Sequence[Recheck]) -> None:
         """Send at once; where that fails, or others wait, leave it to the loop."""
         behind = self._waiting or self._orders or self._overflown
-        if not behind and (ended or not self._runs):
+        few = len(ended) <= _BATCH and len(orders) <= _BATCH
+        if not behind and few and (ended or not self._runs):
             try:
                 self._redis.write(
                     [(each, 0.0) for each in ended if is_login(each.login)],
@@ -476,8 +477,9 @@ class RedisLogins(Logins):
                 ):
                     return False
             self._redis.unlock(self._own)
-            self._metrics.count("logins_restored_total", amount=len(missing))
-            log.warning("%d ended logins were written back.", len(missing))
+            if missing:
+                self._metrics.count("logins_restored_total", amount=len(missing))
+                log.warning("%d ended logins were written back.", len(missing))
         self._found = None
         return True
 
