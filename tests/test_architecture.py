@@ -23,7 +23,7 @@ VIOLATIONS = {
         ("hub", "flask_livepush.auth"),
         ("hub", "flask_livepush.presence.here"),
         ("presence.here", "flask_livepush.node"),
-        ("auth", "flask_livepush.tracking"),
+        ("tracking", "flask_livepush.auth"),
         ("tracking", "flask_livepush.capture"),
         ("brokers.memory", "flask_livepush.hub"),
         ("emitter", "flask_livepush.node"),
