@@ -14,7 +14,6 @@ Between asking and keeping there is no gap. A connect, as a timeline:
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -31,9 +30,10 @@ from .errors import (
     Unavailable,
 )
 from .login.caller import Caller, Claim, Handshake
+from .logs import logger
 from .metrics import OFF, Metrics
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Who has said nothing of himself.
 NOBODY = Caller(None, Claim(None, frozenset(), "nobody"))

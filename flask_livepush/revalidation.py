@@ -17,7 +17,6 @@ all their users at once.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -28,10 +27,11 @@ from .brokers.logins import Recheck
 from .errors import ClientError, NotAuthorised, RefreshLogin, Unavailable
 from .failures import Failure, Failures
 from .login.caller import Caller, Claim, Handshake
+from .logs import logger
 from .metrics import OFF, Metrics
 from .protocol.subscription import Subscription
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Seconds between two looks at who is there.
 _LOOK = 1.0

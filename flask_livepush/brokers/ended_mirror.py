@@ -5,16 +5,16 @@ It asks nobody, and tells nobody.
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 from collections.abc import Callable, Iterable
 from itertools import islice
 
+from ..logs import logger
 from ..metrics import OFF, Metrics
 from .logins import Ended
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: How many a process remembers. Measured in docs/decisions.md: 170 bytes each.
 MOST = 1_000_000

@@ -20,7 +20,6 @@ What can't be sent waits in this process, and is sent by the loop.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import secrets
@@ -30,6 +29,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import BrokerError, BrokerUnavailable
 from ..failures import Failure, Failures
+from ..logs import logger
 from ..metrics import OFF, Metrics
 from .ended_keeper import EndedKeeper
 from .ended_mirror import MOST, EndedMirror, is_login
@@ -39,7 +39,7 @@ from .redis_reader import Reader
 from .redis_servers import Servers
 from .redis_topologies import servers_of
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Seconds for which a reading is vouched for. Whatever ended before it began is known,
 #: so nobody whose login ended a second ago is let in. It has room for the half second
