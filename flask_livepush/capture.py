@@ -59,6 +59,7 @@ from .emitter import Emitter
 from .errors import ConfigError
 from .failures import Failure, Failures
 from .flushes import Flush
+from .logs import logger
 from .protocol.batch import Batch
 from .protocol.publication import Position
 from .rows import PrimaryKey, Rows, ends_transaction, is_application_s
@@ -66,7 +67,7 @@ from .sessions import refusal
 from .tracking import Tracked
 from .watching import Watched
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Listeners of others may raise, and those after them are not called then.
 _FIRST = ("after_commit", "after_rollback", "after_transaction_end")

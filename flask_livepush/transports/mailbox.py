@@ -7,13 +7,14 @@ asked on is known.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 
-log = logging.getLogger(__name__)
+from ..logs import logger
+
+log = logger(__name__)
 
 Task = Callable[[], object]
 

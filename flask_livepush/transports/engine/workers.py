@@ -5,14 +5,15 @@ Each task has a context (``contextvars``) of its own, which is empty.
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import threading
 from collections.abc import Callable
 from contextvars import Context
 
-log = logging.getLogger(__name__)
+from ...logs import logger
+
+log = logger(__name__)
 
 Task = Callable[[], object]
 
