@@ -239,8 +239,8 @@ class Revalidation:
 
     def recheck(self, orders: Iterable[Recheck]) -> None:
         """Let subscriptions be asked about again; it hands over and returns."""
-        # Before anybody looks at the subscriptions (see ``node``), and where there is no
-        # worker too, as somebody may be joining.
+        # Before anybody looks at the subscriptions (see ``node``), and where there is
+        # no worker too, as somebody may be joining.
         self._node.rechecking()
         with self._changed:
             for order in orders:
