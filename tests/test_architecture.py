@@ -26,6 +26,7 @@ VIOLATIONS = {
         ("auth", "flask_livepush.presence.here"),
         ("login.session", "flask_livepush.auth"),
         ("login.session", "flask_livepush.tracking"),
+        ("tracking", "flask_livepush.auth"),
         ("tracking", "flask_livepush.capture"),
         ("brokers.memory", "flask_livepush.hub"),
         ("emitter", "flask_livepush.node"),
@@ -105,6 +106,7 @@ VIOLATIONS = {
 }
 ALLOWED = [
     ("auth", "werkzeug, flask_livepush.login.session"),
+    ("login", "flask, flask_login, werkzeug"),
     ("brokers", "redis"),
     ("brokers.memory", "redis, threading, time"),
     ("capture", "sqlalchemy"),

@@ -6,7 +6,6 @@ subscribers nor what was delivered.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import secrets
@@ -18,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import BrokerError, BrokerUnavailable
+from ..logs import logger
 from ..metrics import Metrics
 from ..protocol.publication import (
     Attempt,
@@ -31,7 +31,7 @@ from .base import History
 from .redis_format import RELAYED, Names, read_records
 from .redis_servers import Command, Late, Script, Servers, WrongType
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # A message longer than this is sent in several, far below the 8 MB that a slow reader
 # may have waiting (client-output-buffer-limit pubsub).
@@ -195,7 +195,7 @@ class RedisRooms:
         """
         try:
             if isinstance(reply, WrongType):
-                self.corrupt(parcel.room, f"a key of another type: {reply}")
+                self.corrupt(f"a key of another type: {reply}")
                 self._remove_foreign(parcel.room)
                 reply = self._accept(parcel)
             else:
@@ -342,11 +342,11 @@ class RedisRooms:
         self._indexed_at(dict(zip(rooms, positions, strict=True)))
         return positions
 
-    def corrupt(self, room: str, what: str) -> None:
-        """Count and log what others have put there."""
+    def corrupt(self, what: str) -> None:
+        """Count and log what others have put into a room's keys."""
         self._counts["corrupt"] += 1
         self._metrics.count("holes_total", "corrupt")
-        log.error("In the room %r there is %s; it is skipped", room, what)
+        log.error("In the keys of a room there is %s; it is skipped", what)
 
     # -- asking Redis ----------------------------------------------------------------
 
@@ -367,7 +367,7 @@ class RedisRooms:
         replies = self._servers.run_each(commands, patient=patient)
         wrong = [reply for reply in replies if isinstance(reply, WrongType)]
         if wrong:
-            self.corrupt(room, f"a key of another type: {wrong[0]}")
+            self.corrupt(f"a key of another type: {wrong[0]}")
             self._remove_foreign(room)
             # Once more what was refused, and nothing that was done.
             refused = [n for n, r in enumerate(replies) if isinstance(r, WrongType)]
@@ -414,7 +414,7 @@ class RedisRooms:
             if [p.offset for p in publications] != list(expected):
                 raise ValueError("its offsets are others")
         except ValueError as error:
-            self.corrupt(room, f"a record: {error}")
+            self.corrupt(f"a record: {error}")
             return None
         return publications
 

@@ -5,7 +5,6 @@ It asks Redis and keeps nothing itself; ``lua/presence.lua`` says what is in a h
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
 from collections.abc import Sequence
@@ -13,10 +12,11 @@ from typing import Any
 
 from ..brokers.redis_format import Names
 from ..brokers.redis_servers import Command, Script, Servers, WrongType
+from ..logs import logger
 from ..protocol.relayed import Moved
 from .base import KEPT, SILENT, Change, Listing, PresenceStore
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _KEPT_MS = math.ceil(KEPT * 1000)
 
