@@ -564,7 +564,10 @@ class Revalidation:
     def _over(self, case: _Case, connection: Registered, error: ClientError) -> None:
         """Let a connection go: for good, or to come back with what it has now."""
         del case.connections[connection.sid]
-        if isinstance(error, RefreshLogin):
+        # Who gives a token may have a newer one; without, it is refused when it comes.
+        if isinstance(error, RefreshLogin) or (
+            connection.caller.claim.source == "payload"
+        ):
             self._metrics.count("revalidations_total", "sent_away")
             self._connections.send_away(connection.sid)
         else:
