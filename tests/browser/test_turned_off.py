@@ -10,7 +10,8 @@ from playwright.sync_api import Page, expect
 
 from tests.support.servers import running
 
-from .test_chat import CHAT, LOUNGE, log_in, say
+from .chatting import LOUNGE, log_in, say
+from .conftest import CHAT
 
 
 def test_the_chat_works_by_forms_alone(
