@@ -109,8 +109,12 @@ def test_a_page_that_was_away_while_another_logged_in_says_so(
 
 
 def test_a_login_that_a_cookie_remembers_is_renewed_by_one_request(
-    new_user: Callable[..., Page], server: Server, errors: list[str]
+    new_user: Callable[..., Page],
+    open_chat: OpenChat,
+    server: Server,
+    errors: list[str],
 ) -> None:
+    bob = open_chat("bob")
     page = new_user(base_url=server.url)
     collect_errors(page.context, errors)
     log_in(page, "ada", remember="on")
@@ -126,8 +130,8 @@ def test_a_login_that_a_cookie_remembers_is_renewed_by_one_request(
     assert len(renewals) == 1
     names = {cookie["name"] for cookie in page.context.cookies()}
     assert {"session", "remember_token"} <= names
-    post(page, "Still here")
-    expect(message(page, "Still here")).to_be_visible()
+    say(bob, "Still here?")
+    expect(message(page, "Still here?")).to_be_visible()
 
 
 def test_a_login_that_nothing_remembers_is_over(open_chat: OpenChat) -> None:
