@@ -84,6 +84,8 @@ C = TypeVar("C", bound=type)
 _STATE = invalidated("state")
 # Where an application keeps its parts, which end with it.
 _PARTS = "livepush.parts"
+# Seconds between two looks, while this process ends, whether logins are told.
+_LAST_WORDS = 0.02
 # Seconds that a commit outside of a request waits until what it has for all rooms is
 # told: as long as it may wait for a publication.
 _TASK_PATIENCE = 0.25
@@ -365,7 +367,7 @@ class LivePush:
             open_sockets=link.open_sockets,
             hand_back=link.hand_back,
             users=presence,
-            sent=outgoing.finish,
+            sent=lambda: outgoing.finish() and logins.finish(_LAST_WORDS),
             spawn=server.start_background_task,
             sleep=server.sleep,
             now=time.monotonic,

@@ -53,8 +53,9 @@ _GAP = 0.01
 _ANSWER = 0.5
 # Seconds between attempts to listen, at most: a wake-up must not be missed for long.
 _LISTEN_AGAIN = 0.25
-# Seconds somebody waits until the mirror is current; between two looks for the lock.
-_CONFIRM = 1.0
+# Seconds somebody waits until the mirror is current, and where Redis answers and this
+# process only gives others their time; between two looks for the lock.
+_CONFIRM, _CONFIRM_NEW = 1.0, 4.0
 _LOCK_AGAIN = 0.05
 # Ids, and orders, that may wait to be sent; how many are sent at once.
 _MOST_WAITING = 10_000
@@ -198,11 +199,12 @@ class RedisLogins(Logins):
     def confirm(self) -> None:
         if self.is_current():
             return
-        end = self._now() + _CONFIRM
+        began = self._now()
         with self._changed:
             self._ring()
             while not self._is_current():
-                left = end - self._now()
+                patience = _CONFIRM_NEW if self._has_waited else _CONFIRM
+                left = began + patience - self._now()
                 if left <= 0 or self._closed:
                     raise BrokerUnavailable(
                         f"{self._servers.target.url} does not say which logins have "
