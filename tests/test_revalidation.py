@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ class Site:
             rules=self,
             rooms=self.world.hub,
             node=self.world.node,
-            context=nullcontext,
+            context=self.context,
             spawn=self.spawned.append,
             sleep=lambda seconds: None,
             now=self.world.clock,
@@ -134,6 +134,19 @@ class Site:
         if where in self.errors:
             raise self.errors[where]
 
+    #: Whether a context is open that users were loaded in.
+    is_open = False
+
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """Have the session of a database, while users are loaded."""
+        self.is_open = True
+        yield
+        self.is_open = False
+
+    #: Whether there is a loader of many users.
+    loads_many = True
+
     def claim(self, handshake: Handshake) -> Claim:
         cookie = handshake.environ["HTTP_COOKIE"]
         self.claims.append(cookie)
@@ -157,12 +170,16 @@ class Site:
     def entered(self, handshake: Handshake, user: Any = None) -> Iterator[Any]:
         self._raise(f"entered {handshake.environ['HTTP_COOKIE']}")
         name = handshake.environ["user"]
+        if user is None and not self.loads_many:
+            self.loads.append([name])
+            self._raise("load")
         yield user or self.users.get(name) or User("", is_authenticated=False)
 
     # -- the rules --
 
     def check(self, room: str, user: User) -> None:
         self.asked.append((user.name, room))
+        assert not self.is_open
         self._raise(f"check {room}")
         if (user.name, room) in self.bans:
             raise NotAuthorised("The rule says no.")
@@ -627,3 +644,60 @@ def test_goes_on_after_a_fault_of_its_own(caplog: pytest.LogCaptureFixture) -> N
     site.bans.add(("ada", "chat:1"))
     site.wait(6)
     assert site.shown("s") == ["ack", "revoked"]
+
+
+def test_without_a_loader_of_many_each_user_is_loaded_where_the_rules_are_asked() -> (
+    None
+):
+    """Bug: users' transactions were open while their rules began others; in SQLite
+    those waited for them until they gave up.
+    """
+    site = Site("ada", "bob")
+    site.loads_many = False
+    for number in range(3):
+        site.connect(f"a{number}", "ada", "chat:1", cookie=f"browser {number % 2}")
+    site.connect("b", "bob", "chat:1")
+    site.wait(62)
+    assert site.loads == [["ada"], ["bob"]]
+    assert site.asked == [("ada", "chat:1"), ("bob", "chat:1")]
+    assert site.claims == ["browser 1"]  # the other is judged when it is entered
+    assert site.ended == site.sent_away == []
+
+
+def test_a_deleted_user_is_looked_for_once_in_each_session() -> None:
+    site = Site("ada")
+    site.loads_many = False
+    for number in range(6):
+        site.connect(f"a{number}", "ada", "chat:1", cookie=f"browser {number % 2}")
+    del site.users["ada"]
+    site.wait(62)
+    assert len(site.loads) == 2
+    assert sorted(site.ended) == [(f"a{n}", 103) for n in range(6)]
+
+
+def test_of_many_that_fail_alike_not_each_is_tried() -> None:
+    site = Site(*(f"user{n}" for n in range(20)))
+    site.loads_many = False
+    for number in range(20):
+        site.connect(f"s{number}", f"user{number}", "chat:1")
+    site.errors["load"] = OSError("no database")
+    site.wait(61)
+    assert len(site.loads) < 10
+    assert site.ended == site.sent_away == []
+    del site.errors["load"]
+    site.wait(70)
+    assert {user for user, _ in site.asked} == {f"user{n}" for n in range(20)}
+
+
+def test_a_rule_that_wants_more_of_a_user_gets_one_of_its_own() -> None:
+    site = Site("ada")
+    site.connect("a", "ada", "chat:1")
+
+    def detached(point: str) -> None:
+        if point == "check chat:1" and len(site.asked) == 1:
+            raise Unavailable("The rule raised DetachedInstanceError.")
+
+    site.at = detached
+    site.wait(62)
+    assert site.asked == [("ada", "chat:1")] * 2
+    assert site.ended == site.sent_away == []

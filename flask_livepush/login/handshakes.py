@@ -199,6 +199,11 @@ class Handshakes:
             yield user
 
     @property
+    def loads_many(self) -> bool:
+        """Whether the application loads many users at once."""
+        return self._users_loader() is not None
+
+    @property
     def can_load(self) -> bool:
         """Whether the application loads users by an id."""
         manager = self._manager

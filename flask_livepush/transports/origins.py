@@ -14,11 +14,9 @@ from urllib.parse import urlsplit
 
 _PORTS = {"http": 80, "https": 443}
 
-Origin = tuple[str, str, int | None]
 
-
-def parse(text: str) -> Origin | None:
-    """Return the scheme, host and port of an origin; None: it is none."""
+def written(text: str) -> str | None:
+    """Return an origin as browsers write it; None: it is none."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -29,7 +27,9 @@ def parse(text: str) -> Origin | None:
     if not parts.scheme or not host or is_more:
         return None
     scheme = parts.scheme.lower()
-    return scheme, host, _PORTS.get(scheme) if port is None else port
+    shown = f"[{host}]" if ":" in host else host
+    usual = port is None or port == _PORTS.get(scheme)
+    return f"{scheme}://{shown}" if usual else f"{scheme}://{shown}:{port}"
 
 
 def is_own(origin: str, environ: Mapping[str, Any]) -> bool:
@@ -38,9 +38,8 @@ def is_own(origin: str, environ: Mapping[str, Any]) -> bool:
 
 
 def is_among(origin: str, origins: Iterable[str]) -> bool:
-    """Say whether an origin is one of some."""
-    parsed = parse(origin)
-    return parsed is not None and any(parsed == parse(other) for other in origins)
+    """Say whether an origin, as a browser writes it, is one of some."""
+    return any(origin in (other, written(other)) for other in origins if written(other))
 
 
 def own(environ: Mapping[str, Any]) -> Iterator[str]:

@@ -14,9 +14,9 @@ SAME = [
     ("http://chat.example", "chat.example", {}),
     ("http://chat.example", "Chat.Example", {}),
     ("http://chat.example", "chat.example:80", {}),
-    ("http://chat.example:80", "chat.example", {}),
-    ("HTTP://CHAT.EXAMPLE", "chat.example", {}),
+    ("http://chat.example:80", "chat.example:80", {}),
     ("http://chat.example:8080", "CHAT.example:8080", {}),
+    ("http://chat.example", "CHAT.example:80", {}),
     ("http://[::1]:5000", "[::1]:5000", {}),
     ("https://chat.example", "chat.example", {"HTTP_X_FORWARDED_PROTO": "https"}),
     ("https://chat.example", "chat.example:443", {"HTTP_X_FORWARDED_PROTO": "https"}),
@@ -31,6 +31,9 @@ SAME = [
     ("https://chat.example", "chat.example:443", {"wsgi.url_scheme": "https"}),
 ]
 OTHERS = [
+    # Browsers write none of these.
+    ("http://chat.example:80", "chat.example", {}),
+    ("HTTP://CHAT.EXAMPLE", "chat.example", {}),
     ("http://chat.example.com", "chat.example", {}),
     ("http://chat.example:8080", "chat.example", {}),
     ("http://chat.example", "chat.example:443", {}),
