@@ -15,6 +15,7 @@ Between asking and keeping there is no gap. A connect, as a timeline:
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,13 +65,16 @@ class Connection:
 
 
 class Line(Protocol):
-    """What connections are told by; neither method waits for a client."""
+    """What connections are told by; no method waits for a client."""
+
+    def silence(self, connection: Connection) -> None:
+        """Write nothing more to it, and handle nothing that it has sent."""
 
     def end(self, connection: Connection, error: ClientError) -> None:
-        """Write nothing more to it but why; then end it for good."""
+        """Tell one that is silent why, and end it for good."""
 
     def send_away(self, connection: Connection) -> None:
-        """Write nothing more to it; close it so that its client comes back."""
+        """Close one that is silent, so that its client comes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class Connections:
             where not, the judge is not asked. None: he always is.
         logins: Knows which have ended; None: none ever does.
         recheck: Called with orders to ask again; it must hand over.
+        came: Called when a connection was registered; it must hand over.
         max_per_user: Connections that one user may have in this process.
         spawn: Runs a function in the background.
         sleep: Waits for seconds; 0 lets others run.
@@ -105,6 +110,7 @@ class Connections:
         *,
         may_be_somebody: Callable[[Handshake], bool] | None = None,
         recheck: Callable[[Sequence[Recheck]], object] | None = None,
+        came: Callable[[], object] = lambda: None,
         max_per_user: int,
         spawn: Callable[[Callable[[], None]], object],
         sleep: Callable[[float], object],
@@ -115,6 +121,7 @@ class Connections:
         self._logins = logins
         self._may_be_somebody = may_be_somebody
         self._recheck = recheck
+        self._came = came
         self._max_per_user = max_per_user
         self._spawn = spawn
         self._sleep = sleep
@@ -150,6 +157,7 @@ class Connections:
         """
         if self.asks_nobody(handshake):
             self._register(sid, eio_sid, handshake, NOBODY)
+            self._came()
             return NOBODY
         for _ in range(_JUDGEMENTS):
             said = self._rechecks
@@ -164,6 +172,7 @@ class Connections:
             self.left(sid)
             # Whether the user has logged in again, only a request can tell.
             raise RefreshLogin(_SIGNED_OUT)
+        self._came()
         return caller
 
     def left(self, sid: str) -> Connection | None:
@@ -295,6 +304,7 @@ class Connections:
         with self._lock:
             connection = self._pop(sid)
         if connection is not None:
+            self._silence(connection)
             self._end(_Due(connection, error))
 
     def send_away(self, sid: str) -> None:
@@ -302,6 +312,7 @@ class Connections:
         with self._lock:
             connection = self._pop(sid)
         if connection is not None:
+            self._silence(connection)
             self._end(_Due(connection, None))
 
     def _put(
@@ -327,18 +338,32 @@ class Connections:
             self._end_those()
 
     def _end_those(self) -> None:
-        """End those that are due, the first first, while there are such."""
-        number = 0
+        """End those that are due, the first first, while there are such.
+
+        All fall silent before the first is told: the last of many need not receive for
+        longer because of that.
+        """
+        silent: deque[_Due] = deque()
         while True:
             with self._lock:
-                if not self._due:
+                new = list(self._due.values())
+                self._due.clear()
+                if not (new or silent):
                     self._ending = False
                     return
-                due = self._due.pop(next(iter(self._due)))
-            self._end(due)
-            number += 1
-            if number % _ENDS_AT_ONCE == 0:
-                self._sleep(0)
+            for due in new:
+                self._silence(due.connection)
+            silent += new
+            for _ in range(min(_ENDS_AT_ONCE, len(silent))):
+                self._end(silent.popleft())
+            self._sleep(0)
+
+    def _silence(self, connection: Connection) -> None:
+        try:
+            if self._line is not None:
+                self._line.silence(connection)
+        except Exception:
+            log.exception("A connection could not be silenced")
 
     def _end(self, due: _Due) -> None:
         line = self._line

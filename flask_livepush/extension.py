@@ -60,6 +60,7 @@ from .protocol import relayed
 from .protocol.batch import Batch
 from .protocol.publication import Draft, Position, invalidated
 from .push_changes import PushChanges
+from .revalidation import Revalidation
 from .rooms import Pattern, Room, Rooms, Rule
 from .transports import instance as instances
 from .transports import link as connections
@@ -83,6 +84,8 @@ C = TypeVar("C", bound=type)
 _STATE = invalidated("state")
 # Where an application keeps its parts, which end with it.
 _PARTS = "livepush.parts"
+# Seconds between two looks, while this process ends, whether logins are told.
+_LAST_WORDS = 0.02
 # Seconds that a commit outside of a request waits until what it has for all rooms is
 # told: as long as it may wait for a publication.
 _TASK_PATIENCE = 0.25
@@ -102,6 +105,7 @@ class _App:
     meters: Meters
     presence: Presence
     draining: Draining
+    revalidation: Revalidation
     failures: Failures
     logins: Logins
     login_ids: LoginIds
@@ -211,7 +215,11 @@ class LivePush:
             users_loader=lambda: self._users_loader,
             failures=failures,
         )
-        bearer = Bearer(handshakes.claim, keys=partial(secret_keys, app))
+        bearer = Bearer(
+            handshakes.claim,
+            keys=partial(secret_keys, app),
+            may_be_somebody=handshakes.may_be_somebody,
+        )
         link = connections.link(server, settings, peers, meters, bearing=bearer)
         fanout = Fanout(server, link.outlet, reset_within=settings.reset_within)
         hub = Hub(
@@ -283,11 +291,29 @@ class LivePush:
             handshakes.caller,
             logins,
             may_be_somebody=handshakes.may_be_somebody,
+            recheck=lambda orders: revalidation.recheck(orders),  # noqa: PLW0108
+            came=lambda: revalidation.begin(),  # noqa: PLW0108
             max_per_user=settings.max_connections_per_user,
             spawn=server.start_background_task,
             sleep=server.sleep,
             now=time.monotonic,
             metrics=meters,
+        )
+        revalidation = Revalidation(
+            registry,
+            handshakes,
+            rules=auth,
+            rooms=hub,
+            node=node,
+            context=app.app_context,
+            spawn=server.start_background_task,
+            sleep=server.sleep,
+            now=time.monotonic,
+            dice=random.random,
+            interval=settings.revalidate_interval,
+            rate=settings.revalidate_rate,
+            metrics=meters,
+            failures=failures,
         )
         logins.listen(registry)
         connected = events.Events(
@@ -341,7 +367,7 @@ class LivePush:
             open_sockets=link.open_sockets,
             hand_back=link.hand_back,
             users=presence,
-            sent=outgoing.finish,
+            sent=lambda: outgoing.finish() and logins.finish(_LAST_WORDS),
             spawn=server.start_background_task,
             sleep=server.sleep,
             now=time.monotonic,
@@ -374,6 +400,7 @@ class LivePush:
             meters=meters,
             presence=presence,
             draining=leaving,
+            revalidation=revalidation,
             failures=failures,
             logins=logins,
             login_ids=login_ids,

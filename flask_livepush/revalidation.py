@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .brokers.logins import Recheck
-from .errors import ClientError, NotAuthorised, RefreshLogin
+from .errors import ClientError, NotAuthorised, RefreshLogin, Unavailable
 from .failures import Failure, Failures
 from .login.caller import Caller, Claim, Handshake
 from .logs import logger
@@ -97,6 +97,10 @@ class Registry(Protocol):
 class Judge(Protocol):
     """Says whose a handshake is now. All may raise a ClientError, or whatever fails."""
 
+    @property
+    def loads_many(self) -> bool:
+        """Whether many users can be loaded at the price of one."""
+
     def claim(self, handshake: Handshake) -> Claim:
         """Return what it claims, without loading a user."""
 
@@ -104,7 +108,11 @@ class Judge(Protocol):
         """Return whose it is; the user is loaded."""
 
     def load(self, keys: Iterable[str]) -> Mapping[str, Any]:
-        """Load users at once; those that are not there are missing."""
+        """Load users at once; those that are not there are missing.
+
+        They outlive the context in which they were loaded, but what they have not
+        loaded by then can't be loaded any more.
+        """
 
     def entered(
         self, handshake: Handshake, user: Any = None
@@ -171,7 +179,7 @@ class Revalidation:
         rules: The rules of the rooms.
         rooms: Knows who is in which.
         node: Ends subscriptions.
-        context: Enters what loaded users live in.
+        context: Enters what many users are loaded in.
         spawn: Runs a function in the background.
         sleep: Waits for seconds; 0 lets others run.
         now: Seconds of a clock that never falls.
@@ -393,37 +401,90 @@ class Revalidation:
     # -- asking ------------------------------------------------------------------------
 
     def _ask(self, cases: Mapping[_Key, _Case]) -> None:
-        """Ask about some users at once."""
+        """Ask about some users at once.
+
+        No context is open while another's rule is asked: its database session would
+        hold a transaction, and with SQLite the lock that the rule waits for.
+        """
         try:
-            with self._context():
-                self._ask_each(cases)
+            for case in cases.values():
+                self._drop_gone(case)
+            known = {k: c for k, c in cases.items() if k[0] == "user"}
+            if not self._judge.loads_many:
+                known = {}
+            for case in known.values():
+                self._check_sessions(case)
+            wanted = [key[1] for key, case in known.items() if case.connections]
+            users: Mapping[str, Any] = {}
+            failed: Mapping[str, Exception] = {}
+            if wanted:
+                with self._context():
+                    users, failed = self._load(wanted)
         except Exception as error:  # noqa: BLE001 - nothing ends by an outage
             self._put_off(cases, error)
-
-    def _ask_each(self, cases: Mapping[_Key, _Case]) -> None:
-        for key, case in cases.items():
-            self._drop_gone(case)
-            if key[0] == "user":
-                self._check_sessions(key, case)
-        wanted = [k for k, case in cases.items() if case.connections and k[0] == "user"]
-        users = self._judge.load([key[1] for key in wanted]) if wanted else {}
-        for key, case in cases.items():
+            return
+        for name, why in failed.items():
+            self._put_off({("user", name): cases["user", name]}, why)
+        in_a_row = 0
+        left = {k: c for k, c in cases.items() if k not in known or k[1] not in failed}
+        while left:
+            key = next(iter(left))
+            case = left.pop(key)
             try:
-                self._ask_one(case, users.get(key[1]), loaded=key[0] == "user")
+                self._ask_one(
+                    case,
+                    users.get(key[1]),
+                    loaded=key in known,
+                    known=key[0] == "user",
+                )
             except Exception as error:  # noqa: BLE001
+                in_a_row += 1
                 self._put_off({key: case}, error)
+                if in_a_row > 1 and left:
+                    # Without a database each would fail, after its time.
+                    self._put_off(left, error)
+                    return
             else:
+                in_a_row = 0
                 self._failures.over(_ASKING)
             self._sleep(0)
+
+    def _load(
+        self, keys: Sequence[str]
+    ) -> tuple[Mapping[str, Any], Mapping[str, Exception]]:
+        """Load users; return those that there are, and why others can't be loaded.
+
+        One user that can't be is nobody else's business: then each is loaded alone,
+        unless the first of them fails too, as all do without a database.
+        """
+        try:
+            return self._judge.load(keys), {}
+        except Exception:
+            if len(keys) == 1:
+                raise
+        users = dict(self._judge.load(keys[:1]))
+        failed: dict[str, Exception] = {}
+        for key in keys[1:]:
+            try:
+                users.update(self._judge.load([key]))
+            except Exception as error:  # noqa: BLE001 - it is put off
+                failed[key] = error
+        return users, failed
 
     def _drop_gone(self, case: _Case) -> None:
         for sid in list(case.connections):
             if self._connections.find(sid) is not case.connections[sid]:
                 del case.connections[sid]
 
-    def _check_sessions(self, key: _Key, case: _Case) -> None:
-        """Judge the sessions of a user's connections, each once; end what ends."""
+    def _check_sessions(self, case: _Case, but: Registered | None = None) -> None:
+        """Judge the sessions of a user's connections, each once; end what ends.
+
+        Args:
+            but: A connection whose session is judged when it is entered.
+        """
         found: dict[tuple[Any, ...], ClientError | None] = {}
+        if but is not None:
+            found[_session(but)] = None
         for connection in list(case.connections.values()):
             session = _session(connection)
             if session not in found:
@@ -443,8 +504,13 @@ class Revalidation:
             return NotAuthorised(_SIGNED_OUT)
         return None
 
-    def _ask_one(self, case: _Case, user: Any, *, loaded: bool) -> None:
-        """Ask about one user, and then the rules of all the rooms."""
+    def _ask_one(self, case: _Case, user: Any, *, loaded: bool, known: bool) -> None:
+        """Ask about one user, and then the rules of all the rooms.
+
+        Args:
+            user: If it was loaded, with others; None: there is no such user.
+            known: Whether all connections are those of sessions of one user.
+        """
         while case.connections:
             first = next(iter(case.connections.values()))
             if loaded and not self._is_same(first, user):
@@ -455,15 +521,23 @@ class Revalidation:
                 self._kept({first.sid: first})
                 del case.connections[first.sid]
                 continue
+            if known and not loaded:
+                self._check_sessions(case, but=first)
             subscriptions = self._subscriptions(case)
             refused: dict[str, ClientError] = {}
             if subscriptions or not loaded:
                 try:
                     refused = self._refusals(first, user, subscriptions)
                 except ClientError as error:
+                    if loaded and not _is_final(error):
+                        # The rule may want more of the user than was loaded.
+                        loaded, user = False, None
+                        continue
                     _raise_unless_final(error)
-                    # Of this one alone: its login may have ended a moment ago.
-                    self._over(case, first, error)
+                    # Of this login alone: it may have ended a moment ago.
+                    for one in list(case.connections.values()):
+                        if _session(one) == _session(first):
+                            self._over(case, one, error)
                     continue
             for room, why in refused.items():
                 for sid, subscription in subscriptions[room]:
@@ -499,15 +573,21 @@ class Revalidation:
             return False
         if caller.identity == connection.caller.identity is not None:
             return True
+        if caller.identity is None and caller.claim.key is not None:
+            raise Unavailable("The user does not say who it is.")
         other = NotAuthorised if caller.identity is None else RefreshLogin
         self._over(case, connection, other(_SIGNED_OUT))
         return False
 
     def _is_same(self, connection: Registered, user: Any) -> bool:
         known = bool(getattr(user, "is_authenticated", False))
-        claimed = connection.caller.claim.source != "nobody"
         identity = self._rules.identity(user) if known else None
-        return known is claimed and identity == connection.caller.identity
+        caller = connection.caller
+        if caller.identity is None and caller.claim.key is None:
+            return identity is None  # a visitor, or a user that no id is known of
+        if known and identity is None is not caller.identity:
+            raise Unavailable("The user does not say who it is.")
+        return known and identity == caller.identity
 
     def _subscriptions(self, case: _Case) -> dict[str, list[tuple[str, Subscription]]]:
         """Return the subscriptions that are to be asked about, as they are now.
@@ -530,7 +610,10 @@ class Revalidation:
     def _over(self, case: _Case, connection: Registered, error: ClientError) -> None:
         """Let a connection go: for good, or to come back with what it has now."""
         del case.connections[connection.sid]
-        if isinstance(error, RefreshLogin):
+        # Who gives a token may have a newer one; without, it is refused when it comes.
+        if isinstance(error, RefreshLogin) or (
+            connection.caller.claim.source == "payload"
+        ):
             self._metrics.count("revalidations_total", "sent_away")
             self._connections.send_away(connection.sid)
         else:
@@ -556,9 +639,9 @@ class Revalidation:
 
     def _put_off(self, cases: Mapping[_Key, _Case], error: Exception) -> None:
         """Keep everything as it is, and ask again soon."""
-        soon = self._now() + _AGAIN
+        # Not again together: the first of them decides, see _load.
         for key, case in cases.items():
-            self._due[key] = soon
+            self._due[key] = self._now() + _AGAIN * (0.8 + 0.2 * self._dice())
             self._metrics.count("revalidations_total", "failed", len(case.connections))
         self._failures.note(
             _ASKING,
@@ -571,9 +654,13 @@ class Revalidation:
         )
 
 
+def _is_final(error: ClientError) -> bool:
+    """Say whether an error tells of a login or a right, and not of the server."""
+    return not error.temporary or isinstance(error, RefreshLogin)
+
+
 def _raise_unless_final(error: ClientError) -> None:
-    """Raise what says nothing of a login or a right, but of the server."""
-    if error.temporary and not isinstance(error, RefreshLogin):
+    if not _is_final(error):
         raise error
 
 

@@ -187,6 +187,8 @@ export interface SocketLike {
     opts?: { transports?: unknown };
     on?(event: "reconnect_attempt", listener: () => void): unknown;
   };
+  /** Events that came while it was not connected, to be told when it is. */
+  receiveBuffer?: (readonly any[])[];
   connect(): unknown;
   disconnect(): unknown;
   on(event: string, listener: (...args: any[]) => void): unknown;

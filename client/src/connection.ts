@@ -17,8 +17,6 @@ import { readRefusal, type Refusal } from "./wire.js";
 /** A socket that the application made, or how to make those that are ours alone. */
 export type Source = SocketLike | Dial;
 
-const ENDED = "the server ended the connection";
-
 /** What a connection tells. */
 export interface Watcher {
   /** A new connection is there: the server remembers nothing of an earlier one. */
@@ -197,7 +195,8 @@ export class Connection {
   private watching(): LineWatcher {
     return {
       up: () => this.connected(),
-      down: (forGood) => this.disconnected(forGood),
+      down: () => this.disconnected(),
+      ended: (why) => this.ended(readRefusal(why, "the server ended the connection")),
       missed: () => {
         this.patience.stop();
         this.fallback.disturbed();
@@ -212,8 +211,7 @@ export class Connection {
       upgraded: () => this.watcher.refresh(),
       message: (event, args) => {
         this.heard++;
-        if (event === "livepush.ended") this.ended(readRefusal(args[0], ENDED));
-        else if (this.up) this.watcher.message(event, args);
+        if (this.up) this.watcher.message(event, args);
       },
     };
   }
@@ -224,9 +222,8 @@ export class Connection {
   }
 
   private connected(): void {
-    // An attached socket lives on while nobody here wants it; one of ours may have been
-    // told that it has ended by what came just before this.
-    if (this.phase === "idle" || !this.line.connected) return;
+    // An attached socket lives on while nobody here wants it.
+    if (this.phase === "idle") return;
     this.phase = "up";
     this.arrived();
     this.watcher.up();
@@ -258,8 +255,7 @@ export class Connection {
     this.moves.planTrial();
   }
 
-  private disconnected(forGood: boolean): void {
-    if (forGood) return this.ended({ code: 0, message: ENDED, temporary: false });
+  private disconnected(): void {
     if (this.phase !== "up") return; // it was us
     const { asked } = this.moves;
     const heir = this.moves.inherit();

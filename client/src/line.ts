@@ -7,12 +7,17 @@ import type { EngineLike, SocketLike, Transport } from "./api.js";
 import type { Authenticate, Credentials } from "./credentials.js";
 import { isObject, readRefusal, type Refusal } from "./wire.js";
 
+/** The event that says why a connection is ended for good. */
+const ENDED = "livepush.ended";
+
 /** What a line tells. */
 export interface LineWatcher {
   /** The server let us in. */
   up(): void;
-  /** @param forGood The server ended it, and no attempt will follow. */
-  down(forGood: boolean): void;
+  /** It is lost; another attempt will follow. */
+  down(): void;
+  /** The server ended it, and said why, or undefined; no attempt should follow. */
+  ended(why: unknown): void;
   /** The server was not reached; another attempt will follow. */
   missed(): void;
   /** The server was reached, and lost before it let us in; another attempt will follow. */
@@ -43,6 +48,8 @@ export class Line {
   private reopening = false;
   /** Whether the application was asked who it is since somebody looked. */
   private asked = false;
+  /** Whether what comes now is of the connection that is up. */
+  private up: boolean;
   private readonly socket: SocketLike;
 
   /**
@@ -56,27 +63,35 @@ export class Line {
   ) {
     const socket = typeof source === "function" ? source((give) => this.authenticate(give)) : source;
     this.socket = socket;
+    this.up = socket.connected;
     socket.on("connect", () => {
       this.attempting = false;
+      this.up = true;
       this.watchEngine();
       this.watcher?.up();
     });
     socket.on("disconnect", (reason) => {
-      this.ended((watcher, attempted) => {
-        const forGood = reason === "io server disconnect";
-        if (attempted && !forGood) watcher.brokeOff();
-        else watcher.down(forGood);
+      this.up = false;
+      this.finish((watcher, attempted) => {
+        if (reason === "io server disconnect") watcher.ended(this.lastWords());
+        else if (attempted) watcher.brokeOff();
+        else watcher.down();
       });
     });
     socket.on("connect_error", (error: Error & { data?: unknown }) => {
-      this.ended((watcher) => {
+      this.finish((watcher) => {
         if (socket.active) return watcher.missed();
         // Not active any more: the server answered, and it said no.
         const why = isObject(error.data) ? error.data : error;
         watcher.refused(readRefusal(why, error.message));
       });
     });
-    socket.onAny((event, ...args) => this.watcher?.message(event, args));
+    socket.onAny((event, ...args) => {
+      // What an earlier connection has left comes just before the next one is up.
+      if (!this.up) return;
+      if (event === ENDED) this.watcher?.ended(args[0]);
+      else this.watcher?.message(event, args);
+    });
     socket.io.on?.("reconnect_attempt", () => {
       this.attempting = true;
       this.watcher?.retrying();
@@ -172,11 +187,21 @@ export class Line {
     this.credentials?.ask(give, (error) => {
       // The server would wait.
       this.close();
-      this.ended((watcher) => watcher.nameless(error));
+      this.finish((watcher) => watcher.nameless(error));
     });
   }
 
-  private ended(tell: (watcher: LineWatcher, attempted: boolean) => void): void {
+  /**
+   * What a poll brought together with the end of its session: that is told first, and the
+   * rest kept, for the next connection.
+   */
+  private lastWords(): unknown {
+    const kept = this.socket.receiveBuffer;
+    const index = kept?.findIndex(([event]) => event === ENDED) ?? -1;
+    return index < 0 ? undefined : kept?.splice(index, 1)[0]?.[1];
+  }
+
+  private finish(tell: (watcher: LineWatcher, attempted: boolean) => void): void {
     const attempted = this.attempting;
     this.attempting = false;
     this.credentials?.forget();

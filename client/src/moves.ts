@@ -88,7 +88,7 @@ export class Moves {
     line.watcher = {
       ...silent,
       up: () => this.hand(line),
-      down: () => this.stop(),
+      ended: () => this.stop(),
       refused: (error) => this.refused(line, error),
       nameless: () => this.later(line),
     };
@@ -143,6 +143,7 @@ export class Moves {
         this.trialTimer = after(this.fallback.proof, () => passed(due));
       },
       down: failed,
+      ended: failed,
       missed: failed,
       brokeOff: failed,
       refused: failed,
@@ -169,6 +170,7 @@ export class Moves {
 const silent: LineWatcher = {
   up() {},
   down() {},
+  ended() {},
   missed() {},
   brokeOff() {},
   refused() {},

@@ -23,6 +23,7 @@ export class FakeSocket implements SocketLike {
   readonly calls: string[] = [];
   /** Messages not yet looked at, the oldest first. */
   sent: Sent[] = [];
+  readonly receiveBuffer: (readonly any[])[] = [];
   /** What was given with each CONNECT. */
   readonly payloads: object[] = [];
   readonly io;
@@ -108,6 +109,7 @@ export class FakeSocket implements SocketLike {
     this.active = true;
     this.connected = true;
     if (transport || this.io.engine?.readyState !== "open") this.reach(transport);
+    for (const event of this.receiveBuffer.splice(0)) this.emit("*", ...event);
     this.emit("connect");
   }
 
@@ -121,6 +123,14 @@ export class FakeSocket implements SocketLike {
   cut(reason = "transport close"): void {
     if (reason === "io server disconnect") this.active = false;
     this.close(reason);
+    this.surroundings.settle();
+  }
+
+  /** A poll brings events, maybe the server's word that it ends the connection, and the end. */
+  lastPoll(events: readonly (readonly unknown[])[], reason?: string): void {
+    this.close("transport close");
+    this.receiveBuffer.push(...events);
+    if (reason) this.cut(reason);
     this.surroundings.settle();
   }
 

@@ -191,6 +191,7 @@ describe("client_connection", () => {
       reconnect: () => socket.retry(),
       push: (args: [string]) => socket.push(...args),
       end: (reason) => socket.cut(reason),
+      last_poll: ([events, reason]) => socket.lastPoll(events, reason),
       refuse: (error) => socket.refuse(error.message ?? "no", error),
       answer: (status) => surroundings.answerRenewal(status),
       after: (ms) => surroundings.pass(ms),

@@ -37,7 +37,7 @@ from . import credentials
 from .caller import Caller, Claim, Handshake
 from .identity import Identities
 from .ids import LoginIds
-from .session import HANDSHAKE, KEY, ids_of
+from .session import HANDSHAKE, KEY, ids_of, is_authenticated
 from .tickets import LIFETIME, Ticket, Tickets
 
 log = logger(__name__)
@@ -197,6 +197,11 @@ class Handshakes:
                 self._judged(handshake)
                 self._preset(user)
             yield user
+
+    @property
+    def loads_many(self) -> bool:
+        """Whether the application loads many users at once."""
+        return self._users_loader() is not None
 
     @property
     def can_load(self) -> bool:
@@ -463,11 +468,6 @@ class Handshakes:
                 "The application has no Flask-Login LoginManager: every visitor is "
                 "anonymous. Set it up with login_manager.init_app(app)."
             )
-
-
-def is_authenticated(user: Any) -> bool:
-    """Say whether somebody is logged in."""
-    return bool(getattr(user, "is_authenticated", False))
 
 
 def _asks_requests(manager: Any) -> bool:
