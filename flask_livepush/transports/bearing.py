@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import engineio
 
 from ..metrics import OFF, Metrics
+from . import last_words
 
 
 class Bond(Protocol):
@@ -144,5 +145,5 @@ class StockGuard:
             while (packet := socket.queue.get(block=False)) is not None:
                 left.append(packet)
         self._eio.sockets.pop(socket.sid, None)
-        answer = self._eio._ok(left)
+        answer = self._eio._ok(last_words.spoken(socket, left))
         return answer if left else None

@@ -27,6 +27,7 @@ from ..protocol.messages import (
 )
 from ..protocol.publication import Publication
 from ..protocol.relayed import Users, Whispered
+from . import last_words
 
 log = logger(__name__)
 
@@ -35,6 +36,9 @@ NAMESPACE = "/"
 
 class Outlet(Protocol):
     """What puts messages on connections to the default namespace."""
+
+    def began(self, eio_sid: str) -> None:
+        """Learn of an Engine.IO session, before anything of it is read."""
 
     def opened(self, sid: str, eio_sid: str) -> None:
         """Learn of a connection, by its sid and its Engine.IO session's."""
@@ -57,6 +61,12 @@ class Outlet(Protocol):
                 hub is told then.
         """
 
+    def end(self, eio_sid: str, frames: Sequence[Any]) -> None:
+        """End an Engine.IO session with some frames.
+
+        Whoever polls gets them, and the end, in one answer: there is no other.
+        """
+
 
 class StockOutlet:
     """Puts messages on the connections of python-engineio's server.
@@ -66,6 +76,11 @@ class StockOutlet:
 
     def __init__(self, server: socketio.Server) -> None:
         self._server = server
+
+    def began(self, eio_sid: str) -> None:
+        socket = self._server.eio.sockets.get(eio_sid)
+        if socket is not None:
+            last_words.begin(socket)
 
     def opened(self, sid: str, eio_sid: str) -> None:
         """Nothing is kept: the server knows."""
@@ -88,6 +103,11 @@ class StockOutlet:
             except Exception as error:
                 # It closed meanwhile; its disconnect event is on the way.
                 log.debug("A frame was not written", exc_info=error)
+
+    def end(self, eio_sid: str, frames: Sequence[Any]) -> None:
+        socket = self._server.eio.sockets.get(eio_sid)
+        if socket is not None:
+            last_words.end(socket, frames)
 
 
 class Fanout:

@@ -238,6 +238,7 @@ class Events:
             socket.bond = (
                 CLOSED if is_websocket(environ) else self._bearing.bond(environ)
             )
+        self._outlet.began(eio_sid)
         self._farewell.opened(eio_sid)
         return self._on_connect(eio_sid, environ)
 
@@ -411,8 +412,12 @@ class Events:
                 kind = kinds.DISCONNECT
                 packets.append(server.packet_class(kind, namespace=namespace))
         try:
-            for packet in packets:
-                server._send_packet(eio_sid, packet)
+            if eio_sid in server.eio.sockets:
+                frames = [self._outlet.message(packet.encode()) for packet in packets]
+                self._outlet.end(eio_sid, frames)
+            elif eio_sid not in self._known:  # a test client, which has no session
+                for packet in packets:
+                    server._send_packet(eio_sid, packet)
         finally:
             self._part(connection)
 

@@ -16,6 +16,7 @@ from werkzeug.test import EnvironBuilder
 
 from flask_livepush import LivePush
 from flask_livepush.login.caller import Handshake
+from flask_livepush.transports import last_words
 from flask_livepush.transports.engine.polls import EventPoll
 from flask_livepush.transports.engine.server import Engine
 
@@ -125,7 +126,7 @@ class Connection:
         self.server = server
         self.sid = ""
         self._acks = 0
-        self._frames: list[str] = []
+        self._frames: list[Any] = []
         self._open(environ)
 
     def _open(self, environ: dict[str, Any]) -> None:
@@ -198,14 +199,20 @@ class StockConnection(Connection):
         self.socket.receive(packet)
 
     def read(self) -> Any:
+        if self._frames:
+            return self._frames.pop(0)
         try:
             packet = self.socket.queue.get(timeout=DEADLINE)
         except queue.Empty:
             raise AssertionError("nothing is written") from None
         self.socket.queue.task_done()
-        if packet is None or packet.packet_type == engineio.packet.CLOSE:
+        if packet is None:
             return None
-        return packet.data
+        self._frames += [
+            None if one.packet_type == engineio.packet.CLOSE else one.data
+            for one in last_words.spoken(self.socket, [packet])
+        ]
+        return self._frames.pop(0)
 
     def silent(self) -> bool:
-        return bool(self.socket.queue.empty())
+        return not self._frames and bool(self.socket.queue.empty())

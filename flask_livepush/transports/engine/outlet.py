@@ -32,6 +32,9 @@ class EngineOutlet:
         # python-socketio sends.
         self._clients: dict[str, str] = {}
 
+    def began(self, eio_sid: str) -> None:
+        """Nothing is kept: the engine knows."""
+
     def opened(self, sid: str, eio_sid: str) -> None:
         """Learn which session a connection to the default namespace has."""
         session = self._engine.sockets.get(eio_sid)
@@ -61,6 +64,10 @@ class EngineOutlet:
                 for frame in frames:
                     packet = engineio.packet.Packet(encoded_packet=frame.text)
                     self._server._send_eio_packet(self._clients[sid], packet)
+
+    def end(self, eio_sid: str, frames: Sequence[Frame]) -> None:
+        """End a session with some frames, which a poll gets in one answer."""
+        self._engine.end(eio_sid, frames)
 
     def sid_of(self, eio_sid: str) -> str | None:
         """Return the sid on the default namespace of a session, if it has one."""

@@ -280,6 +280,12 @@ class Engine(engineio.Server):  # type: ignore[misc]
         """
         self._sessions.write(sessions, out, droppable=droppable)
 
+    def end(self, sid: str, last: Sequence[Frame]) -> None:
+        """End a session with some frames; nothing happens if it has gone."""
+        session = self.sockets.get(sid)
+        if session is not None:
+            self._sessions.close(session, Reason.SERVER_DISCONNECT, last)
+
     def accept_again(self, sid: str) -> None:
         """Take publications again for a session that has lost some."""
         self._sessions.accept_again(sid)

@@ -275,7 +275,7 @@ class Sessions:
                 session.mark = mark
                 batch = session.take(limit)
                 if session.closed:
-                    self._leaving.pop(session.sid, None)
+                    self._leave_rest(session)
                 elif not batch and session.probe is not None:
                     batch = [NOTHING]
                 elif not batch:
@@ -304,8 +304,16 @@ class Sessions:
             batch = session.take(limit)
             if batch:
                 session.poll = None
-                self._leaving.pop(session.sid, None)
+                if session.closed:
+                    self._leave_rest(session)
             return batch
+
+    def _leave_rest(self, session: Session) -> None:
+        """Let the next poll find a session that has ended, if there is more of it."""
+        if not session.waiting:
+            self._leaving.pop(session.sid, None)
+        elif self._leaving.setdefault(session.sid, session) is session:
+            self._farewells.add(session)
 
     def release(self, session: Session, poll: Poll) -> None:
         """Let a poll be answered soon, by nothing if there is nothing."""
@@ -415,8 +423,12 @@ class Sessions:
         else:
             owner.gone()
 
-    def close(self, session: Session, reason: str) -> None:
-        """End a session, once; called by any thread."""
+    def close(self, session: Session, reason: str, last: Sequence[Frame] = ()) -> None:
+        """End a session, once; called by any thread.
+
+        Args:
+            last: Goes out before the end, and with it.
+        """
         by_client = reason == Reason.CLIENT_DISCONNECT
         leaves = False
         with self.lock:
@@ -427,7 +439,7 @@ class Sessions:
             if connection is None:
                 if session.held is None or not by_client:
                     goodbye = NOTHING if by_client else GOODBYE
-                    session.waiting.append((goodbye, False))
+                    session.waiting += [(frame, False) for frame in (*last, goodbye)]
                 if session.poll is not None:
                     session.poll.ready()
                 elif session.held is None and reason == Reason.SERVER_DISCONNECT:
@@ -437,7 +449,8 @@ class Sessions:
         loop = self.loop
         if connection is not None and loop is not None:
             if connection.owner is not None and not by_client:
-                loop.write((connection,), GOODBYE.wire)
+                data = b"".join(frame.wire for frame in (*last, GOODBYE))
+                loop.write((connection,), data)
             loop.close(connection)
         elif leaves:
             self._farewells.add(session)

@@ -246,6 +246,39 @@ def test_leaves_the_rest_for_the_next_after_so_many_bytes(
         assert found.body == "\x1e".join(frame.text for frame in expected)
 
 
+@pytest.mark.parametrize("waits", [True, False], ids=["waiting", "next"])
+def test_last_words_and_the_end_are_one_answer(
+    waits: bool, world: World, session: Session
+) -> None:
+    """Bug: whoever was between two polls missed all but the first."""
+    poll = world.poll(session) if waits else None
+    last = [message("why"), message("leave")]
+    world.sessions.close(session, Reason.SERVER_DISCONNECT, last)
+    world.turn()
+    assert (poll or world.poll(session)).said == "4why\x1e4leave\x1e1"
+    assert world.sessions.find(session.sid) is None
+
+
+def test_what_does_not_fit_into_the_last_answer_is_there_for_the_next(
+    world: World, session: Session
+) -> None:
+    """Bug: a poll by another process left the rest to nobody."""
+    answers: list[Reply] = []
+    poll = HandingPoll(world.sessions, session, world.loop, answers.append, limit=90)
+    assert poll.now() is None
+    texts = [message(letter * 40) for letter in "abcd"]
+    world.sessions.write((session,), texts)
+    world.sessions.close(session, Reason.SERVER_DISCONNECT, [message("why")])
+    world.turn()
+    (first,) = answers
+    found = world.sessions.find(session.sid)
+    assert found is session
+    rest = world.poll(session).said
+    both = first.body + "\x1e" + rest
+    assert both == "\x1e".join([*(frame.text for frame in texts), "4why", "1"])
+    assert world.sessions.find(session.sid) is None
+
+
 class Turns:
     """A loop that notes what it is to send last."""
 
