@@ -50,7 +50,7 @@ check: install ## format, lint, types, architecture, generated files
 	$(call step,lint-imports,$(VENV)/bin/lint-imports --no-logo)
 	$(call step,generated files,$(python) scripts/generate.py --check)
 
-install: $(STAMPS)/dev client/node_modules/.stamp ## everything for development, into .venv and client/node_modules
+install: $(STAMPS)/dev $(STAMPS)/gunicorns client/node_modules/.stamp ## everything for development, into .venv and client/node_modules
 	@:
 
 soak: system install ## the heavy tests at full length
@@ -90,6 +90,13 @@ $(STAMPS)/dev: pyproject.toml | $(python)
 	@echo "installing the Python packages for development"
 	@$(pip) install --editable '.[dev]'
 	@mkdir -p $(STAMPS) && touch $@
+
+# Those that many applications pin, each for itself; the newest is among the others.
+$(STAMPS)/gunicorns: Makefile $(STAMPS)/dev
+	@for version in 21.2.0 23.0.0; do \
+		$(pip) install --no-deps --upgrade --target $(VENV)/gunicorns/$$version gunicorn==$$version || exit 1; \
+	done
+	@touch $@
 
 # The development packages include the demo's.
 $(STAMPS)/demo-$(MODE): pyproject.toml | $(python)

@@ -101,6 +101,8 @@ class Site:
         self.written = 0  # frames that would have gone out
         self.app = Flask(__name__)
         self.app.config["SECRET_KEY"] = "secret"
+        # All of them are one user's.
+        self.app.config["LIVEPUSH_MAX_CONNECTIONS_PER_USER"] = 10_000
         self.app.jinja_loader = DictLoader({"notes.html": TEMPLATE})
         self.app.config["SQLALCHEMY_DATABASE_URI"] = url
         self.db = SQLAlchemy(self.app)

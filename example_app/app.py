@@ -63,10 +63,13 @@ def create_app(*, local: bool = False) -> Flask:
             "to a long random text, the same for all processes: "
             'python -c "import secrets; print(secrets.token_hex(32))"'
         )
-    os.makedirs(app.instance_path, exist_ok=True)
+    database = _database_url()
+    if not database:
+        # Only for it: an unprivileged user may not write here, and need not.
+        os.makedirs(app.instance_path, exist_ok=True)
     app.config.update(
         SECRET_KEY=secret or _ON_THE_LAPTOP,
-        SQLALCHEMY_DATABASE_URI=_database_url()
+        SQLALCHEMY_DATABASE_URI=database
         or f"sqlite:///{app.instance_path}/chat.sqlite3",
         # A database server closes connections when it is restarted.
         SQLALCHEMY_ENGINE_OPTIONS={"pool_pre_ping": True},

@@ -35,6 +35,9 @@ class Base(DeclarativeBase):
 db = SQLAlchemy(model_class=Base)
 livepush = LivePush()
 
+# What fits into a column of keys: drivers refuse more, and addresses may hold anything.
+LARGEST_ID = 2**63 - 1
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """A point in time. SQLite forgets the offset, and browsers would guess it."""
@@ -69,6 +72,8 @@ class User(UserMixin, db.Model):
 
     def room(self, room_id: int) -> Room | None:
         """Return one of them; None where it does not exist or is not theirs."""
+        if room_id > LARGEST_ID:
+            return None
         found: Room | None = db.session.scalar(self.rooms().where(Room.id == room_id))
         return found
 

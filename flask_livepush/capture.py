@@ -53,6 +53,7 @@ from sqlalchemy.sql.dml import UpdateBase
 
 from . import statements
 from .commits import Commits, Frame, Note
+from .config import Kinds
 from .declarations import Declared, Group, Tracking
 from .emitter import Emitter
 from .errors import ConfigError
@@ -68,6 +69,8 @@ from .watching import Watched
 
 log = logger(__name__)
 
+# Listeners of others may raise, and those after them are not called then.
+_FIRST = ("after_commit", "after_rollback", "after_transaction_end")
 _TEXTS = (sa.TextClause, sa.TextualSelect)
 _WORDS = re.compile(r"\w+")
 
@@ -157,6 +160,7 @@ class Capture:
         now: Seconds of a clock that never falls, that of what goes out.
         failures: Takes note of what can't be followed.
         apart: Lets functions of the application have sessions of their own.
+        disabled: Returns the kinds of which nothing is pushed at the moment.
     """
 
     def __init__(
@@ -169,15 +173,20 @@ class Capture:
         now: Callable[[], float],
         failures: Failures,
         apart: Callable[[], AbstractContextManager[None]],
+        disabled: Callable[[], Kinds] = tuple,
     ) -> None:
-        self._tracking = tracking
+        self._declared = tracking
+        self._disabled = disabled
         self._emitter = emitter
         self._may_push = may_push
         self._rows = rows
         self._commits = Commits(rows, failures=failures, apart=apart)
         self._now = now
         self._failures = failures
-        self._listened: set[type] = set()
+        # Of what we know of a session, in its info.
+        self._key = object()
+        self._listens = True
+        self._models: set[type] = set()
         # Not engines: of one there may be a variant for each request.
         self._dialects: weakref.WeakSet[Dialect] = weakref.WeakSet()
         self._following: weakref.WeakKeyDictionary[Connection, _State] = (
@@ -193,32 +202,62 @@ class Capture:
     # -- what the extension calls ----------------------------------------------------
 
     def follow(self, target: Any) -> None:
-        """Follow a session, or all of a sessionmaker, scoped session or class.
+        """Follow a session, or all of a sessionmaker, scoped session or class."""
+        for name, hook in self._session_hooks():
+            event.listen(target, name, hook, insert=name in _FIRST)
 
-        Listeners of others may raise, and those after them are not called then; so
-        ours come first where something ends.
-        """
-        event.listen(target, "after_transaction_create", self._on_create)
-        event.listen(target, "after_begin", self._on_begin)
-        event.listen(target, "before_flush", self._on_before_flush)
-        event.listen(target, "after_flush", self._on_after_flush)
-        event.listen(target, "before_commit", self._on_before_commit)
-        event.listen(target, "do_orm_execute", self._on_execute)
-        event.listen(target, "after_commit", self._on_after_commit, insert=True)
-        event.listen(target, "after_rollback", self._on_after_rollback, insert=True)
-        event.listen(target, "after_transaction_end", self._on_end, insert=True)
+    def unfollow(self, target: Any) -> None:
+        """Follow it no more; what it has begun is not pushed."""
+        for name, hook in self._session_hooks():
+            event.remove(target, name, hook)
+
+    def _session_hooks(self) -> list[tuple[str, Callable[..., Any]]]:
+        return [
+            ("after_transaction_create", self._on_create),
+            ("after_begin", self._on_begin),
+            ("before_flush", self._on_before_flush),
+            ("after_flush", self._on_after_flush),
+            ("before_commit", self._on_before_commit),
+            ("do_orm_execute", self._on_execute),
+            ("after_commit", self._on_after_commit),
+            ("after_rollback", self._on_after_rollback),
+            ("after_transaction_end", self._on_end),
+        ]
 
     def listen_to(self, tracked: Declared) -> None:
         """Take notice of flushed objects of a model, from now on."""
         model = tracked.model
-        if model in self._listened:
+        if model in self._models:
             return
-        self._listened.add(model)
-        event.listen(model, "after_insert", self._on_insert, propagate=True)
-        event.listen(model, "before_update", self._on_before_update, propagate=True)
-        event.listen(model, "after_update", self._on_update, propagate=True)
-        event.listen(model, "before_delete", self._on_before_delete, propagate=True)
-        event.listen(model, "after_delete", self._on_delete, propagate=True)
+        self._models.add(model)
+        if self._listens:
+            self._listen(model, event.listen)
+
+    def listen(self, on: bool) -> None:
+        """Take notice of flushed objects and of statements from now on, or of none."""
+        if on == self._listens:
+            return
+        self._listens = on
+        for model in self._models:
+            self._listen(model, event.listen if on else event.remove)
+        if not on:
+            # What transactions have begun that are open now is nobody's any more.
+            self._key = object()
+            self._following.clear()
+            for dialect in tuple(self._dialects):
+                self._listen_to(dialect, event.remove)
+            self._dialects.clear()
+
+    def _listen(self, model: type, change: Callable[..., None]) -> None:
+        options = {"propagate": True} if change is event.listen else {}
+        for name, hook in (
+            ("after_insert", self._on_insert),
+            ("before_update", self._on_before_update),
+            ("after_update", self._on_update),
+            ("before_delete", self._on_before_delete),
+            ("after_delete", self._on_delete),
+        ):
+            change(model, name, hook, **options)
 
     @contextmanager
     def scope(self, scope: Scope) -> Iterator[Scope]:
@@ -258,7 +297,7 @@ class Capture:
         """
         for reference in reversed(self._open.get()):
             session = reference()
-            state = None if session is None else session.info.get(self)
+            state = None if session is None else session.info.get(self._key)
             if session is None or state is None or not state.frames:
                 continue
             if wait or _has_written(session, state):
@@ -276,9 +315,9 @@ class Capture:
     # -- transactions ----------------------------------------------------------------
 
     def _state(self, session: Session) -> _State:
-        state: _State | None = session.info.get(self)
+        state: _State | None = session.info.get(self._key)
         if state is None:
-            state = session.info[self] = _State(weakref.ref(session))
+            state = session.info[self._key] = _State(weakref.ref(session))
         return state
 
     @_guarded
@@ -324,13 +363,13 @@ class Capture:
         state.connections.append(connection)
         self._following[connection] = state
         if connection.dialect not in self._dialects:
-            self._listen_to(connection.dialect)
+            self._dialects.add(connection.dialect)
+            self._listen_to(connection.dialect, event.listen)
 
-    def _listen_to(self, dialect: Dialect) -> None:
-        self._dialects.add(dialect)
-        event.listen(dialect, "handle_error", self._on_engine_error)
-        event.listen(dialect, "do_execute", self._on_cursor)
-        event.listen(dialect, "do_executemany", self._on_cursor)
+    def _listen_to(self, dialect: Dialect, change: Callable[..., None]) -> None:
+        change(dialect, "handle_error", self._on_engine_error)
+        change(dialect, "do_execute", self._on_cursor)
+        change(dialect, "do_executemany", self._on_cursor)
 
     def _vet(self, state: _State) -> None:
         """Look at the connections of a transaction that writes."""
@@ -407,7 +446,7 @@ class Capture:
                 state.frames[-1].include(frame)
             state.flush = None  # had it been under way, it has failed
             return
-        del session.info[self]
+        del session.info[self._key]
         for connection in state.connections:
             self._following.pop(connection, None)
         opened = self._open.get()
@@ -450,7 +489,9 @@ class Capture:
         of this thread, greenlet or task are looked at.
         """
         for session in [reference() for reference in self._open.get()]:
-            state: _State | None = None if session is None else session.info.get(self)
+            state: _State | None = (
+                None if session is None else session.info.get(self._key)
+            )
             if session is None or state is None or not state.frames:
                 continue
             root = state.frames[0].transaction
@@ -544,7 +585,7 @@ class Capture:
 
     def _flush_of(self, target: object) -> Flush | None:
         session = object_session(target)
-        state: _State | None = None if session is None else session.info.get(self)
+        state: _State | None = None if session is None else session.info.get(self._key)
         return None if state is None else state.flush
 
     def _on_cursor(
@@ -650,8 +691,16 @@ class Capture:
         if state.committing:
             self._read(state)
 
+    @property
+    def _tracking(self) -> Tracking:
+        return self._declared.without(self._disabled())
+
     def _more(self) -> tuple[Tracked, ...]:
-        return tuple(t for s in self._scopes.get() for t in s.tracked)
+        more = tuple(t for s in self._scopes.get() for t in s.tracked)
+        if not more:
+            return more
+        disabled = self._disabled()
+        return tuple(t for t in more if t.kind not in disabled)
 
     def _is_ignored(self) -> bool:
         """Say whether nothing that is written now is followed."""

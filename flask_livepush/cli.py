@@ -241,7 +241,9 @@ def doctor(
 
     Without a URL: the application's settings, how gunicorn would serve it, and Redis.
     With the site's URL: the way there, step by step, as a browser takes it, through
-    whatever is in front. No application is needed for that.
+    whatever is in front. No application is needed for that. How many workers and
+    threads serve it, and whether they are sync, can't be seen from there: run it
+    without a URL, too, where the site runs.
 
     The exit status is 0 where all is well or there are only hints, 1 where there are
     problems, 2 where nothing could be examined.
@@ -381,6 +383,11 @@ def _examine_application(info: ScriptInfo, arguments: str | None) -> Iterator[Fi
             descriptors=_descriptors(),
             gevent_websocket=find_spec("geventwebsocket") is not None,
             unreadable=is_unreadable,
+            # Of one whose start has failed nothing of the kind is known.
+            knows_users=error is not None
+            or hasattr(app, "login_manager")
+            or extension is None
+            or extension.authenticates,
         )
     )
     if _is_made_anew(info, app):
@@ -391,7 +398,7 @@ def _examine_application(info: ScriptInfo, arguments: str | None) -> Iterator[Fi
             "other's sessions, and with a message queue all but the first are refused.",
             "Set it to one long random text, from the environment.",
         )
-    if settings.message_queue is not None:
+    if settings.enabled and settings.message_queue is not None:
         yield from queue.check(
             settings.message_queue,
             settings.prefix or app.name,

@@ -8,14 +8,27 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import ConfigError
 
 PREFIX = "LIVEPUSH_"
+
+Kinds = Container[str]
+
+
+class _AllKinds:
+    def __contains__(self, kind: object) -> bool:
+        return True
+
+
+#: What contains every kind.
+ALL_KINDS: Kinds = _AllKinds()
+NO_KINDS: Kinds = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +42,9 @@ class Setting:
         doc: One sentence (or a few) for the documentation.
         check: Says what the value must be, or ``None`` when it is right.
         secret: Whether the value may hold a password, so that no error shows it.
+        environment: Whether the process's environment is asked where the application
+            does not say: somebody must be able to set it without another release.
+        convert: Returns what a value that passed the check means.
     """
 
     key: str
@@ -37,12 +53,16 @@ class Setting:
     doc: str
     check: Callable[[Any], str | None]
     secret: bool = False
+    environment: bool = False
+    convert: Callable[[Any], Any] = lambda value: value
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """The settings of one application, after the checks."""
 
+    enabled: bool
+    disabled_kinds: tuple[str, ...]
     push: str
     async_mode: str | None
     allow_anonymous: bool
@@ -92,6 +112,42 @@ def _one_of(*allowed: Any) -> Callable[[Any], str | None]:
 
 def _boolean(value: Any) -> str | None:
     return None if isinstance(value, bool) else "it must be True or False"
+
+
+# What people write into variables.
+_WORDS = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
+
+
+def _switch(value: Any) -> str | None:
+    if isinstance(value, (bool, int, str)) and str(value).strip().lower() in _WORDS:
+        return None
+    return "it must be True or False (or one of the texts true, false, on, off, 1, 0)"
+
+
+def _is_on(value: Any) -> bool:
+    return _WORDS[str(value).strip().lower()]
+
+
+def _kinds(value: Any) -> str | None:
+    texts = [value] if isinstance(value, str) else value
+    if value is None or (
+        isinstance(texts, (list, tuple, set, frozenset))
+        and all(isinstance(text, str) for text in texts)
+    ):
+        return None
+    return (
+        "it must name kinds, as ['message', 'room'], or one text 'message, room' for "
+        "both"
+    )
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value or ()
+    names = (name.strip() for text in texts for name in text.split(","))
+    return tuple(sorted({name for name in names if name}))
 
 
 def _boolean_or_none(value: Any) -> str | None:
@@ -198,6 +254,31 @@ def _origins(value: Any) -> str | None:
 
 
 TABLE: tuple[Setting, ...] = (
+    Setting(
+        "LIVEPUSH_ENABLED",
+        True,
+        "boolean",
+        "False turns everything off: no hooks in database sessions, no connections, no "
+        "message queue. Decorators, verbs and templates go on working, and the page's "
+        "script asks for nothing. Where the application does not set it, the process's "
+        "environment variable of this name does "
+        "([deploying.md](deploying.md#turning-it-off)).",
+        _switch,
+        environment=True,
+        convert=_is_on,
+    ),
+    Setting(
+        "LIVEPUSH_DISABLED_KINDS",
+        (),
+        "names of kinds",
+        "Kinds of rows of which nothing is pushed: commits of their models are not "
+        "followed. Newcomers are still given their rows. Also one text with commas; "
+        "where the application does not set it, the process's environment variable of "
+        "this name does.",
+        _kinds,
+        environment=True,
+        convert=_names,
+    ),
     Setting(
         "LIVEPUSH_PUSH",
         "commits",
@@ -545,11 +626,14 @@ TABLE: tuple[Setting, ...] = (
 )
 
 
-def read(settings: Mapping[str, Any]) -> Config:
+def read(
+    settings: Mapping[str, Any], environ: Mapping[str, str] = os.environ
+) -> Config:
     """Check an application's settings and freeze them.
 
     Args:
         settings: ``app.config``; keys that don't start with ``LIVEPUSH_`` are ignored.
+        environ: The process's environment, which has a word in a few.
 
     Raises:
         ConfigError: A key is unknown or a value wrong; the message has the remedy.
@@ -561,11 +645,13 @@ def read(settings: Mapping[str, Any]) -> Config:
     values = {}
     for row in TABLE:
         value = settings.get(row.key, row.default)
+        if row.environment and row.key not in settings:
+            value = environ.get(row.key, value)
         problem = row.check(value)
         if problem is not None:
             shown = f"of type {type(value).__name__}" if row.secret else repr(value)
             raise ConfigError(f"{row.key} is {shown}; {problem}.")
-        values[row.key.removeprefix(PREFIX).lower()] = value
+        values[row.key.removeprefix(PREFIX).lower()] = row.convert(value)
     return Config(**values)
 
 

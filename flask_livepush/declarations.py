@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapper
 
+from .config import NO_KINDS, Kinds
 from .errors import ConfigError
 from .rooms import Room
 from .sources import Source
@@ -119,6 +120,7 @@ class Tracking:
         self._forget()
 
     def _forget(self) -> None:
+        self._parts: dict[Kinds, Tracking] = {}
         self._by_class: dict[type, tuple[Declared, ...]] = {}
         self._by_model: dict[tuple[Any, ...], tuple[Group, ...]] = {}
         self._groups: dict[tuple[Any, ...], tuple[Group, ...]] = {}
@@ -147,6 +149,19 @@ class Tracking:
                 )
         self._tracked.append(tracked)
         self._forget()
+
+    def without(self, kinds: Kinds) -> Tracking:
+        """Return the same without some kinds; that of all is itself."""
+        if kinds == NO_KINDS:
+            return self
+        found = self._parts.get(kinds)
+        if found is None:
+            found = Tracking()
+            found._tracked = [t for t in self._tracked if t.kind not in kinds]
+            # Who may read what goes on to be asked, unless nothing goes on.
+            found.watched = {} if Watched.kind in kinds else self.watched
+            self._parts[kinds] = found
+        return found
 
     def watch(self, watched: Watched) -> None:
         """Add a declaration of whose rights depend on the rows of a table."""

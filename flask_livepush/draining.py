@@ -18,7 +18,7 @@ import signal
 import sys
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from .config import Config
 from .logs import logger
@@ -216,6 +216,20 @@ class Drain:
 
 # Those of this process; a server's hooks know the process, and no application.
 _all: weakref.WeakSet[Draining] = weakref.WeakSet()
+
+
+# Applications that have turned everything off: nothing of theirs has to leave.
+_off: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def turned_off(app: Any) -> None:
+    """Take note of an application of which nothing has to leave."""
+    _off.add(app)
+
+
+def is_off() -> bool:
+    """Say whether all applications of this process have turned everything off."""
+    return bool(_off) and not _all
 
 
 def of_this_process() -> list[Draining]:

@@ -63,7 +63,8 @@ class Emitter:
         self._patience = patience
         self._failures = failures or Failures()
 
-    def draft(self, event: str, data: Any) -> Draft:
+    @staticmethod
+    def draft(event: str, data: Any) -> Draft:
         """Check and encode an application's event.
 
         Raises:

@@ -54,7 +54,7 @@ from .metrics_page import MetricsPage
 from .metrics_page import Rule as MetricsRule
 from .node import Node
 from .outgoing import Outgoing, Receipt
-from .pages import Find, Names, Pages, mark
+from .pages import Find, Names, Pages, application_root, mark
 from .presence.here import Presence
 from .protocol import relayed
 from .protocol.batch import Batch
@@ -115,6 +115,17 @@ class _App:
     look: Callable[..., None] | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Off:
+    """What belongs to an application that has turned everything off."""
+
+    app: Flask
+    config: configuration.Config
+    socketio: SocketIO
+    pages: Pages
+    meters: Meters
+
+
 class LivePush:
     """Pushes what an application commits to every screen that shows it.
 
@@ -143,6 +154,7 @@ class LivePush:
         self._has_pages = False
         self._metrics_rule: MetricsRule | None = None
         self._models: LiveModels | None = None
+        self._some_are_disabled = False
         self._authenticate: Authenticate | None = None
         self._users_loader: UsersLoader | None = None
         self._warned: set[str | None] = set()
@@ -154,13 +166,18 @@ class LivePush:
         if app is not None:
             self.init_app(app)
 
-    def init_app(self, app: Flask) -> None:
+    def init_app(self, app: Flask, socketio: SocketIO | None = None) -> None:
         """Set the extension up on an application; its settings are read now.
 
         The settings are those of ``docs/configuration.md``, all ``LIVEPUSH_…``.
 
+        Args:
+            socketio: The application's own ``flask_socketio.SocketIO``, set up on it
+                already; its server, arguments and handlers are kept.
+
         Raises:
-            ConfigError: A setting is unknown or wrong.
+            ConfigError: A setting is unknown or wrong; the application has a SocketIO
+                that is not given; or that one can't be adopted.
             UsageError: It was set up on this application already.
         """
         if "livepush" in app.extensions:
@@ -170,8 +187,16 @@ class LivePush:
             )
         settings = configuration.read(app.config)
         logs.show_texts(_texts(app.debug, settings.log_error_texts))
+        adopted = self._adopted if socketio is None else socketio
+        if not settings.enabled:
+            self._set_up_off(app, settings, adopted)
+            return
+        if adopted is None:
+            instances.check_alone(app)
+        else:
+            self._check_adopted(app, settings, adopted)
         queue = message_queue.of(app.name, settings, app.config)
-        instance = self._set_up_socketio(app, settings, queue)
+        instance = self._set_up_socketio(app, settings, queue, adopted)
         server = instance.server
         meters = Meters(
             app.name,
@@ -210,7 +235,7 @@ class LivePush:
             self._identities,
             tickets,
             allow_anonymous=settings.allow_anonymous,
-            adopted=self._adopted is not None,
+            adopted=adopted is not None,
             authenticate=lambda: self._authenticate,
             users_loader=lambda: self._users_loader,
             failures=failures,
@@ -326,7 +351,7 @@ class LivePush:
             connections=registry,
             bearing=bearer,
             max_pending=settings.max_pending_messages,
-            in_order=self._adopted is None,
+            in_order=adopted is None,
             farewell=farewell,
             metrics=meters,
         )
@@ -341,6 +366,7 @@ class LivePush:
         pages = Pages(
             app,
             prefix=settings.url_prefix,
+            connections=instances.path(instance),
             position=lambda room: _position(outgoing, failures, room),
             has_read=self._has_read,
             knows=self.knows,
@@ -376,6 +402,7 @@ class LivePush:
             app.wsgi_app,
             prefix=settings.url_prefix,
             connections=instances.path(instance),
+            root=application_root(app),
             leaving=lambda: leaving.begun,
             broker=None if queue is None else outgoing.answers,
             now=time.monotonic,
@@ -409,14 +436,96 @@ class LivePush:
             look=self._find_flask_sqlalchemy(app),
         )
         app.teardown_appcontext(self._end_unannounced)
+        instances.keep_alone(app)
+        self._remember(app)
+
+    def _set_up_off(
+        self, app: Flask, settings: configuration.Config, adopted: SocketIO | None
+    ) -> None:
+        """Let what is declared and called work on, and do nothing.
+
+        No hook, no connection, no message queue; also in place of what may be at fault.
+        """
+        log.warning("LIVEPUSH_ENABLED is False: nothing of %s is pushed", app.name)
+        theirs = adopted or instances.found(app)
+        instance = theirs or instances.silent(app, self._take_own())
+        meters = Meters(
+            app.name,
+            spawn=instance.start_background_task,
+            sleep=instance.sleep,
+            now=time.perf_counter,
+        )
+        pages = Pages(
+            app,
+            prefix=settings.url_prefix,
+            position=lambda room: None,
+            has_read=lambda: False,
+            knows=self.knows,
+            own=self.user,
+            expected_id=lambda: None,
+            current_id=lambda: None,
+            failures=self._failures,
+            off=True,
+        )
+        app.wsgi_app = Health(  # type: ignore[method-assign]
+            app.wsgi_app,
+            prefix=settings.url_prefix,
+            connections=None if theirs else instances.path(instance),
+            root=application_root(app),
+            leaving=lambda: False,
+            broker=None,
+            now=time.monotonic,
+            off=True,
+        )
+        if settings.metrics_token is not None:
+            meters.switch_on()
+        # Its rule is asked about users, of whom nothing is known here.
+        MetricsPage(
+            app,
+            prefix=settings.url_prefix,
+            meters=meters,
+            token=settings.metrics_token,
+            rule=lambda: None,
+            user=lambda: None,
+        )
+        draining.turned_off(app)
+        app.extensions["livepush"] = self
+        app.extensions[_PARTS] = _Off(app, settings, instance, pages, meters)
+        self._remember(app)
+
+    def _remember(self, app: Flask) -> None:
         self._set_up = [ref for ref in self._set_up if ref() is not None]
         self._set_up.append(weakref.ref(app))
+        self._listen()
+
+    def _listen(self) -> None:
+        """Have hooks unless all that there is has been turned off."""
+        states = self._states
+        self._some_are_disabled = any(
+            isinstance(state, _Off) or state.config.disabled_kinds for state in states
+        )
+        if self._models is not None:
+            self._models.listen(not states or bool(self._apps))
+
+    def _disabled_kinds(self) -> configuration.Kinds:
+        """Return the kinds of which nothing is pushed from here."""
+        if not self._some_are_disabled:
+            return configuration.NO_KINDS
+        state = self._find_app()
+        if isinstance(state, _Off):
+            return configuration.ALL_KINDS
+        return configuration.NO_KINDS if state is None else state.config.disabled_kinds
 
     @property
-    def _apps(self) -> list[_App]:
+    def _states(self) -> list[_App | _Off]:
         """What belongs to each application that is still there."""
         apps = (ref() for ref in self._set_up)
         return [app.extensions[_PARTS] for app in apps if app is not None]
+
+    @property
+    def _apps(self) -> list[_App]:
+        """The same of those that have not turned everything off."""
+        return [state for state in self._states if isinstance(state, _App)]
 
     def _end_unannounced(self, _: BaseException | None = None) -> None:
         if self._models is not None:
@@ -430,7 +539,7 @@ class LivePush:
         """
         if self._adopted is not None:
             return self._adopted
-        if self._apps:
+        if self._states:
             return self._app().socketio
         if self._own is None:
             self._own = instances.instance(self._handlers)
@@ -452,6 +561,11 @@ class LivePush:
         server = instance.server
         draining.at_sigterm(server.start_background_task, server.sleep)
         instances.run(instance, app, host, port, **options)
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether there is a hook for what is given with a CONNECT."""
+        return self._authenticate is not None
 
     def drain(self) -> Drain:
         """Let this process leave politely; it returns at once.
@@ -492,7 +606,7 @@ class LivePush:
             ConfigError: The pattern is bad, or another rule has it.
         """
         known: dict[str, type[BaseConverter]] = dict(DEFAULT_CONVERTERS)
-        for app in self._apps:
+        for app in self._states:
             known.update(app.app.url_map.converters)
         compiled = Pattern(pattern, known | dict(converters or {}))
 
@@ -680,7 +794,7 @@ class LivePush:
                 )
             mark(view, finds)
             self._has_pages = True
-            for app in self._apps:
+            for app in self._states:
                 app.pages.read_positions()
             return view
 
@@ -728,7 +842,7 @@ class LivePush:
                 f"@livepush.metrics_rule on {rule!r}: the metrics have a rule already; "
                 "join the two into one function."
             )
-        for app in self._apps:
+        for app in self._states:
             app.meters.switch_on()
         self._metrics_rule = rule
         return rule
@@ -768,7 +882,10 @@ class LivePush:
         # Who was notified is nobody else's business.
         if not self.user.has_name(name):
             return True
-        identity = self._app().login_sessions.current()
+        state = self._app()
+        if isinstance(state, _Off):
+            return False
+        identity = state.login_sessions.current()
         return identity is not None and name == self.user.name(user_id=identity)
 
     def _is_user(self, user: Any, user_id: str) -> bool:
@@ -806,7 +923,9 @@ class LivePush:
         """
         state = self._app()
         name = self._room_name(room)
-        draft = state.emitter.draft(event, data)
+        draft = Emitter.draft(event, data)
+        if isinstance(state, _Off):
+            return Receipt("off")
         if after_commit is not False and self._models is not None:
             batch = Batch()
             batch.event(name, draft)
@@ -853,6 +972,8 @@ class LivePush:
         """
         state = self._app()
         given = isinstance(credential, str) and bool(credential.strip())
+        if isinstance(state, _Off):
+            return
         ids = state.login_ids.of_credential(credential) if given else ()
         if not ids:
             raise UsageError(
@@ -874,7 +995,9 @@ class LivePush:
             UsageError: It is no user, or one without an id.
         """
         identity = self._identity_of("disconnect_user", user)
-        self._app().logins.recheck([Recheck(user=identity, close=True)])
+        state = self._app()
+        if isinstance(state, _App):
+            state.logins.recheck([Recheck(user=identity, close=True)])
 
     def _identity_of(self, verb: str, user: Any) -> str:
         identity = self._identities.named(user)
@@ -899,7 +1022,8 @@ class LivePush:
         Raises:
             UsageError: It is none of these.
         """
-        self._waiting_for_commit(self._staleness(target))
+        if not isinstance(self._find_app(), _Off):
+            self._waiting_for_commit(self._staleness(target))
 
     def _waiting_for_commit(self, batch: Batch) -> None:
         if self._models is not None:
@@ -908,7 +1032,9 @@ class LivePush:
             # What was written on the session's connection behind its back is not
             # known: say it now, and again should the open transaction commit.
             self._models.defer(batch, wait=True, on_close=False)
-        self._app().emitter.publish_batch(batch)
+        state = self._app()
+        if isinstance(state, _App):
+            state.emitter.publish_batch(batch)
 
     def recheck(self, user: Any = None, room: str | Room | None = None) -> None:
         """Ask again, at once and in every process, who may be in rooms.
@@ -929,6 +1055,8 @@ class LivePush:
         name = room.pattern.text if isinstance(room, Room) else room
         if isinstance(room, str) and self._rooms.of_pattern(room) is None:
             name = self._room_name(room)
+        if isinstance(self._find_app(), _Off):
+            return
         batch = Batch()
         order = Recheck(identity, name)
         batch.recheck(order, whole=order)
@@ -969,7 +1097,10 @@ class LivePush:
             UsageError: No rule knows the room.
         """
         state = self._app()
-        return _position(state.outgoing, state.failures, self._room_name(room))
+        name = self._room_name(room)
+        if isinstance(state, _Off):
+            return None
+        return _position(state.outgoing, state.failures, name)
 
     def presence(self, room: str | Room) -> list[dict[str, Any]]:
         """Return the users that are in a room now, in any process.
@@ -987,7 +1118,8 @@ class LivePush:
                 f"The room {name!r} was declared with presence=False; nobody knows who "
                 "is in it."
             )
-        users = self._app().presence.users(name)
+        state = self._app()
+        users = {} if isinstance(state, _Off) else state.presence.users(name)
         return [
             {"id": user, **({"info": json.loads(info)} if info else {})}
             for user, info in users.items()
@@ -1000,20 +1132,17 @@ class LivePush:
     # -- joining the parts -----------------------------------------------------------
 
     def _set_up_socketio(
-        self, app: Flask, settings: configuration.Config, queue: MessageQueue | None
+        self,
+        app: Flask,
+        settings: configuration.Config,
+        queue: MessageQueue | None,
+        adopted: SocketIO | None,
     ) -> SocketIO:
-        if self._adopted is not None:
-            if self._set_up:
-                raise ConfigError(
-                    "LivePush(socketio=…) has adopted the SocketIO of one application "
-                    "already; make a LivePush for each."
-                )
-            instances.check_adopted(self._adopted, settings.async_mode)
-            allowed = self._adopted.server.eio.cors_allowed_origins
-            origins.guard(app, allowed, instances.path(self._adopted))
-            return self._adopted
-        instance = self._own or instances.instance(self._handlers)
-        handlers = instances.instance(instance)
+        if adopted is not None:
+            allowed = adopted.server.eio.cors_allowed_origins
+            origins.guard(app, allowed, instances.path(adopted))
+            return adopted
+        instance = self._take_own()
         instances.create(
             app,
             instance,
@@ -1024,9 +1153,33 @@ class LivePush:
             max_message_bytes=settings.max_message_bytes,
             relay=None if queue is None else queue.relay,
         )
-        # It holds the application now, which is to hold it in turn and nobody else.
-        self._own, self._handlers = None, handlers
         return instance
+
+    def _take_own(self) -> SocketIO:
+        """Return a SocketIO for an application, with the handlers declared so far."""
+        instance = self._own or instances.instance(self._handlers)
+        # It will hold the application, which is to hold it in turn and nobody else.
+        self._own, self._handlers = None, instances.instance(instance)
+        return instance
+
+    def _check_adopted(
+        self, app: Flask, settings: configuration.Config, adopted: SocketIO
+    ) -> None:
+        if self._adopted is not None and adopted is not self._adopted:
+            raise ConfigError(
+                "init_app(app, socketio=…): LivePush(socketio=…) was given another "
+                "SocketIO; give one of the two."
+            )
+        if adopted is self._adopted and self._set_up:
+            raise ConfigError(
+                "LivePush(socketio=…) has adopted the SocketIO of one application "
+                "already; make a LivePush for each, or give each its own with "
+                "livepush.init_app(app, socketio=…)."
+            )
+        instances.check_adopted(adopted, settings.async_mode, app=app)
+        if self._own is not None:
+            instances.hand_over(self._own, adopted)
+            self._own = None
 
     def _find_flask_sqlalchemy(self, app: Flask) -> Callable[..., None] | None:
         """Watch ``db.session``, whichever of the two extensions is set up first.
@@ -1068,7 +1221,9 @@ class LivePush:
                 monotonic=time.monotonic,
                 knows=self.knows,
                 failures=self._failures,
+                disabled=self._disabled_kinds,
             )
+            self._listen()
         return self._models
 
     def _watch_rights(self, room: Room, model: Any, **declaration: Any) -> None:
@@ -1084,7 +1239,7 @@ class LivePush:
     def _has_read(self) -> bool:
         return self._models is not None and self._models.have_read()
 
-    def _state_of(self, app: Flask) -> _App:
+    def _state_of(self, app: Flask) -> _App | _Off:
         state = self._of(app)
         if state is None:
             raise UsageError(
@@ -1093,28 +1248,28 @@ class LivePush:
             )
         return state
 
-    def _of(self, app: Flask) -> _App | None:
+    def _of(self, app: Flask) -> _App | _Off | None:
         if app.extensions.get("livepush") is not self:
             return None
         return app.extensions.get(_PARTS)
 
-    def _find_app(self) -> _App | None:
+    def _find_app(self) -> _App | _Off | None:
         if has_app_context():
             app = current_app._get_current_object()  # type: ignore[attr-defined]
             state = self._of(app)
             if state is not None:
                 return state
-        apps = self._apps
-        return apps[0] if len(apps) == 1 else None
+        states = self._states
+        return states[0] if len(states) == 1 else None
 
-    def _app(self) -> _App:
+    def _app(self) -> _App | _Off:
         state = self._find_app()
-        if state is None and len(self._apps) > 1:
+        if state is None and len(self._states) > 1:
             gc.collect()  # some may be nobody's any more
             state = self._find_app()
         if state is not None:
             return state
-        if not self._apps:
+        if not self._states:
             raise UsageError(
                 "LivePush is set up on no application; call livepush.init_app(app), "
                 "and keep the application."
@@ -1130,13 +1285,13 @@ class LivePush:
             why = (
                 "LivePush is set up on several applications and none is at hand; enter "
                 "the context of one with app.app_context()."
-                if self._apps
+                if self._states
                 else "LivePush is set up on no application, or nobody holds it any "
                 "more; call livepush.init_app(app), and keep the application."
             )
             self._failures.note(why, Failure(f"A commit was not pushed: {why}"))
             return None
-        return state.emitter
+        return None if isinstance(state, _Off) else state.emitter
 
     def _may_push(self, in_scope: bool) -> bool:
         state = self._find_app()

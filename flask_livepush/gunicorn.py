@@ -19,6 +19,7 @@ import nothing that keeps what is patched.
 from __future__ import annotations
 
 import os
+import selectors
 import signal
 import sys
 import time
@@ -47,6 +48,10 @@ def post_worker_init(worker: Any) -> None:
 
     What can't work stops gunicorn with a sentence; what is unwise is a warning.
     """
+    if draining.is_off():
+        # Whatever is at fault, or was changed because of it, must not stop the site.
+        worker.log.warning("LIVEPUSH_ENABLED is False: this worker pushes nothing.")
+        return
     applications = draining.of_this_process()
     errors, warnings = problems(worker, applications)
     for sentence in warnings:
@@ -150,8 +155,12 @@ class _Leaving:
         worker.run = self.run
         worker.notify = self.notify
         if isinstance(worker, ThreadWorker):
-            self._set_accept_enabled = worker.set_accept_enabled
-            worker.set_accept_enabled = self.set_accept_enabled
+            if hasattr(worker, "set_accept_enabled"):
+                self._set_accept_enabled = worker.set_accept_enabled
+                worker.set_accept_enabled = self.set_accept_enabled
+            else:
+                self._is_parent_alive = worker.is_parent_alive
+                worker.is_parent_alive = self.is_parent_alive
         signal.signal(signal.SIGTERM, self.terminate)
         # As gunicorn has it: requests are not disturbed.
         signal.siginterrupt(signal.SIGTERM, False)
@@ -172,6 +181,8 @@ class _Leaving:
 
     def run(self) -> None:
         """Serve, and then live on until the worker is drained."""
+        if hasattr(self, "_is_parent_alive"):
+            self._wake_up_by_signals()
         self._run()
         drain = self._begin()
         while not drain.done:
@@ -205,6 +216,40 @@ class _Leaving:
             listener.close()
         # So that it does not begin again with what is closed.
         worker.sockets = []
+
+    # -- gunicorn 21 to 24 -------------------------------------------------------------
+
+    def _wake_up_by_signals(self) -> None:
+        """Let a worker of threads see at once that it is to end, not in a second."""
+        pipe = self._worker.PIPE[0]
+
+        def read(_: Any) -> None:
+            with suppress(OSError):
+                os.read(pipe, 4096)
+
+        self._worker.poller.register(pipe, selectors.EVENT_READ, read)
+
+    def is_parent_alive(self) -> bool:
+        """Stop to listen, and begin to drain, when a worker of threads is to end.
+
+        It asks after each look at its sockets, also the last one. After that it takes
+        no more requests.
+        """
+        worker = self._worker
+        if not worker.alive and worker.sockets:
+            for listener in worker.sockets:
+                worker.poller.unregister(listener)
+                accepted = -1
+                while accepted < worker.nr_conns:
+                    accepted = worker.nr_conns
+                    worker.accept(listener.getsockname(), listener)
+                listener.close()
+            worker.sockets = []
+            # What those who had connected have sent by now.
+            for key, _ in worker.poller.select(0):
+                key.data(key.fileobj)
+            self._begin()
+        return bool(self._is_parent_alive())
 
 
 class EventletWorker(AsyncWorker):  # type: ignore[misc]

@@ -27,11 +27,14 @@ class Health:
     Args:
         application: The WSGI application behind it.
         prefix: The URL path above both.
-        connections: The URL path of Engine.IO.
+        connections: The URL path of Engine.IO; None: it is not ours.
         leaving: Says whether the process is about to end.
         broker: Says whether the broker answers, in a moment; None: there is none but
             this process's memory.
         now: Seconds of a clock that never falls.
+        off: Whether there are no connections at all.
+        root: The path above all of the application's, where pages are told it; a proxy
+            may have taken it away, or nobody.
     """
 
     def __init__(
@@ -39,12 +42,20 @@ class Health:
         application: Callable[..., Iterable[bytes]],
         *,
         prefix: str,
-        connections: str,
+        connections: str | None,
         leaving: Callable[[], bool],
         broker: Callable[[], bool] | None,
         now: Callable[[], float],
+        off: bool = False,
+        root: str = "",
     ) -> None:
         self._application = application
+        self._root = root
+        # What is below it although nobody took it away.
+        self._below = tuple(
+            f"{root}{path}" for path in (f"{prefix}/", connections) if path is not None
+        )
+        self._off = off
         self._pages = {f"{prefix}/live": self._live, f"{prefix}/ready": self._ready}
         self._connections = connections
         self._leaving = leaving
@@ -58,12 +69,20 @@ class Health:
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
+        if self._root and path.startswith(self._below):
+            script_name = f"{environ.get('SCRIPT_NAME', '')}{self._root}"
+            path = path[len(self._root) :]
+            environ = {**environ, "SCRIPT_NAME": script_name, "PATH_INFO": path}
         page = self._pages.get(path)
         if page is not None and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             status, told = page()
+        elif self._connections is None or not path.startswith(self._connections):
+            return self._application(environ, start_response)
+        elif self._off:
+            # Of pages from before; the application is spared their attempts.
+            status, told = "404 NOT FOUND", {"message": "Live updates are off"}
         elif (
-            path.startswith(self._connections)
-            and self._leaving()
+            self._leaving()
             and "sid" not in parse_qs(environ.get("QUERY_STRING", ""))
             and environ["REQUEST_METHOD"] != "OPTIONS"
         ):

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapper, scoped_session
 from . import snapshots
 from .capture import Capture, Scope
 from .commits import Note
+from .config import Kinds
 from .declarations import Tracking
 from .emitter import Emitter
 from .errors import ConfigError
@@ -37,6 +38,7 @@ class LiveModels:
         monotonic: Seconds of a clock that never falls.
         knows: Says whether a rule knows a room's name.
         failures: Takes note of what fails at run time.
+        disabled: Returns the kinds of which nothing is pushed at the moment.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class LiveModels:
         monotonic: Callable[[], float],
         knows: Callable[[str], bool],
         failures: Failures,
+        disabled: Callable[[], Kinds] = tuple,
     ) -> None:
         self._knows = knows
         self._failures = failures
@@ -60,8 +63,16 @@ class LiveModels:
             now=monotonic,
             failures=failures,
             apart=self._apart,
+            disabled=disabled,
         )
-        self.sessions = Sessions(self.capture.follow, failures)
+        self.sessions = Sessions(
+            self.capture.follow, failures, unfollow=self.capture.unfollow
+        )
+
+    def listen(self, on: bool) -> None:
+        """Have hooks in sessions, mappers and engines, or none."""
+        self.capture.listen(on)
+        self.sessions.listen(on)
 
     def _apart(self) -> AbstractContextManager[None]:
         return self.sessions.apart()

@@ -90,11 +90,12 @@ class Receipt:
         outcome: ``"stored"``: the broker has it. ``"queued"``: the broker does not
             answer; it gets it when it does. ``"dropped"``: it does not answer and the
             queue is full. ``"deferred"``: it waits for the commit of an open
-            transaction and vanishes on its rollback.
+            transaction and vanishes on its rollback. ``"off"``: ``LIVEPUSH_ENABLED`` is
+            False, and it goes nowhere.
         position: Where the room stands after it, when it was stored.
     """
 
-    outcome: Literal["stored", "queued", "dropped", "deferred"]
+    outcome: Literal["stored", "queued", "dropped", "deferred", "off"]
     position: Position | None = None
 
 

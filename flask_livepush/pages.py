@@ -20,6 +20,7 @@ from jinja2 import pass_context
 from jinja2.runtime import Context
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
+from werkzeug.datastructures import Accept
 
 from .errors import UsageError
 from .failures import Failure, Failures, place_of
@@ -27,9 +28,17 @@ from .protocol.publication import Position
 from .rooms import Room
 
 _MARK = "_livepush_pages"
-_SCRIPT = files(__package__).joinpath("static", "livepush.js")
+_STATIC = files(__package__).joinpath("static")
+_SCRIPT = _STATIC.joinpath("livepush.js")
+_ENCODED = {
+    "br": _STATIC.joinpath("livepush.js.br"),
+    "gzip": _STATIC.joinpath("livepush.js.gz"),
+}
 _YEAR = 365 * 24 * 60 * 60
 
+
+# Where clients look for Socket.IO unless they are told.
+_USUAL = "/socket.io"
 
 Names = Callable[..., str | Iterable[str] | None]
 Find = Callable[[], Room | Names]
@@ -67,6 +76,7 @@ class Pages:
     Args:
         app: The application.
         prefix: The URL path under which the script is served.
+        connections: The URL path of Socket.IO.
         position: Reads where a room stands; None: nobody can say.
         has_read: Says whether a database session that the view may use has read
             something already, so that what it gives may be older than a position read
@@ -76,6 +86,8 @@ class Pages:
         expected_id: Returns that id before a query, or None.
         current_id: Returns it, or None: the visitor is not logged in.
         failures: Takes note of callables that fail.
+        off: Whether nothing is pushed: pages have no positions, and their script is
+            told so.
     """
 
     def __init__(
@@ -83,6 +95,7 @@ class Pages:
         app: Flask,
         *,
         prefix: str,
+        connections: str = _USUAL,
         position: Callable[[str], Position | None],
         has_read: Callable[[], bool],
         knows: Callable[[str], bool],
@@ -90,8 +103,11 @@ class Pages:
         expected_id: Callable[[], str | None],
         current_id: Callable[[], str | None],
         failures: Failures,
+        off: bool = False,
     ) -> None:
         self._app = app
+        self._off = off
+        self._connections = connections.rstrip("/")
         self._knows = knows
         self._own = own
         self._expected_id = expected_id
@@ -100,6 +116,10 @@ class Pages:
         self._position = position
         self._has_read = has_read
         self._hash = hashlib.sha256(_SCRIPT.read_bytes()).hexdigest()[:16]
+        # As it is, and as its encodings, by their names; the best first.
+        self._scripts = {
+            name: path.read_bytes() for name, path in _ENCODED.items() if path.is_file()
+        }
         blueprint = Blueprint("livepush", __name__, url_prefix=prefix)
         blueprint.add_url_rule("/livepush.js", "script", self._serve_script)
         app.register_blueprint(blueprint)
@@ -108,7 +128,8 @@ class Pages:
 
     def read_positions(self) -> None:
         """Read the positions of marked views from now on; may be repeated."""
-        request_started.connect(self._on_request, self._app)
+        if not self._off:
+            request_started.connect(self._on_request, self._app)
 
     def script(self, **attributes: str) -> Markup:
         """Return the script element of the client: ``{{ livepush_script() }}``.
@@ -120,6 +141,16 @@ class Pages:
                 Flask-Talisman has it, or an attribute of ``g``.
         """
         source = url_for("livepush.script", v=self._hash)
+        root = application_root(self._app)
+        if has_request_context():
+            root = request.script_root or root
+            if not request.script_root:
+                source = f"{root}{source}"
+        if self._off:
+            attributes = {**attributes, "data-livepush-off": ""}
+        elif root or self._connections != _USUAL:
+            path = f"{root}{self._connections}"
+            attributes = {**attributes, "data-livepush-path": path}
         more = (Markup(' {}="{}"').format(k, v) for k, v in attributes.items())
         return Markup('<script src="{}"{}></script>').format(
             source, Markup("").join(more)
@@ -143,6 +174,8 @@ class Pages:
         Raises:
             UsageError: The view is not decorated with ``livepush.page`` for this room.
         """
+        if self._off:
+            return Markup("")
         page: _Page | None = g.get(_MARK) if has_request_context() else None
         if page is None:
             raise UsageError(
@@ -235,8 +268,15 @@ class Pages:
         return None if self._has_read() else self._position(name)
 
     def _serve_script(self) -> Response:
-        response = Response(_SCRIPT.read_bytes(), mimetype="text/javascript")
-        response.set_etag(self._hash)
+        encoding = self._encoding(request.accept_encodings)
+        script = _SCRIPT.read_bytes() if encoding is None else self._scripts[encoding]
+        response = Response(script, mimetype="text/javascript")
+        response.vary.add("Accept-Encoding")
+        if encoding is None:
+            response.set_etag(self._hash)
+        else:
+            response.headers["Content-Encoding"] = encoding
+            response.set_etag(f"{self._hash}-{encoding}")
         if request.args.get("v") == self._hash:
             # The address changes with the content.
             response.cache_control.public = True
@@ -246,7 +286,26 @@ class Pages:
             response.cache_control.no_cache = True
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.make_conditional(request)
+        # It is the HTTP server's, which would add another.
+        response.headers.pop("Date", None)
         return response
+
+    def _encoding(self, accepted: Accept) -> str | None:
+        """Return the best encoding that a client takes; None: as it is."""
+        plain = accepted["identity"] if "identity" in accepted.values() else 0
+        for name in self._scripts:
+            if accepted[name] > 0 and accepted[name] >= plain:
+                return name
+        return None
+
+
+def application_root(app: Flask) -> str:
+    """Return the path above all of an application's, as it says itself; empty: none.
+
+    Proxies may take it away before it comes to the application, with no word of it.
+    """
+    root = str(app.config.get("APPLICATION_ROOT") or "").strip("/")
+    return f"/{root}" if root else ""
 
 
 def _element(name: str, position: Position | None) -> Markup:

@@ -79,16 +79,39 @@ class Sessions:
     """The sessions an extension watches.
 
     Args:
-        follow: Called with each target once, to listen to its events.
+        follow: Called with each target, to listen to its events.
         failures: Takes note of what can only be seen when a session is used.
+        unfollow: Called with each target, to listen no more.
     """
 
     def __init__(
-        self, follow: Callable[[Any], None], failures: Failures | None = None
+        self,
+        follow: Callable[[Any], None],
+        failures: Failures | None = None,
+        *,
+        unfollow: Callable[[Any], None] = lambda target: None,
     ) -> None:
         self._follow = follow
+        self._unfollow = unfollow
         self._failures = Failures() if failures is None else failures
         self._watched: list[_Watched] = []
+        self._listens = True
+
+    def listen(self, on: bool) -> None:
+        """Have events of all that is watched from now on, or none."""
+        if on == self._listens:
+            return
+        self._listens = on
+        for watched in self._watched:
+            if on:
+                self._begin(watched.target)
+            else:
+                self._unfollow(watched.target)
+                event.remove(watched.target, "after_begin", self._on_begin)
+
+    def _begin(self, target: Any) -> None:
+        self._follow(target)
+        event.listen(target, "after_begin", self._on_begin)
 
     def watch(
         self,
@@ -121,8 +144,8 @@ class Sessions:
             problem = refusal(bind)
             if problem is not None:
                 raise ConfigError(problem)
-        self._follow(target)
-        event.listen(target, "after_begin", self._on_begin)
+        if self._listens:
+            self._begin(target)
         base = object if models is None else models
         owns = owns or (lambda model: issubclass(model, base))
         self._watched.append(_Watched(target, owns, fresh, opens))

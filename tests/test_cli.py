@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from flask import Flask
 from flask.cli import ScriptInfo
+from flask_login import LoginManager
 
 from flask_livepush import LivePush
 from flask_livepush.cli import livepush
@@ -40,6 +41,7 @@ def make(**settings: Any) -> Callable[[], Flask]:
     def create() -> Flask:
         app = Flask("made")
         app.config.update(SECRET_KEY="k" * 32, **settings)
+        LoginManager(app)
         LivePush(app)
         return app
 
@@ -151,6 +153,23 @@ def test_is_found_by_flask_where_no_application_is(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_says_that_nobody_is_known_without_a_login_manager() -> None:
+    """Bug: everybody was answered 103, and there were "no problems"."""
+
+    def create() -> Flask:
+        app = Flask("made")
+        app.config.update(SECRET_KEY="k" * 32)
+        livepush = LivePush(app)
+        if tokens:
+            livepush.authenticate(lambda given: None)
+        return app
+
+    for tokens in (False, True):
+        result = doctor("--gunicorn", "-k gthread --threads 16", create=create)
+        assert result.exit_code == (0 if tokens else 1), result.output
+        assert ("no LoginManager" in result.output) is not tokens
+
+
 def test_examines_an_application(redis_url: str) -> None:
     create = make(LIVEPUSH_MESSAGE_QUEUE=redis_url, LIVEPUSH_PREFIX=new_prefix())
     result = doctor("--gunicorn", "-k gthread --threads 16", create=create)
@@ -213,10 +232,12 @@ def test_finds_a_secret_key_that_is_made_anew(tmp_path: Path) -> None:
     source = (
         "import secrets\n"
         "from flask import Flask\n"
+        "from flask_login import LoginManager\n"
         "from flask_livepush import LivePush\n"
         "print('a line of its own')\n"
         "app = Flask('anew')\n"
         "app.config['SECRET_KEY'] = {}\n"
+        "LoginManager(app)\n"
         "LivePush(app)\n"
         "app.run()\n"
     )

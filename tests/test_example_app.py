@@ -19,6 +19,8 @@ from flask import Flask, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from example_app import create_app
+from example_app.demo_data import fill
+from example_app.models import User, chat, db
 from flask_livepush.errors import ConfigError
 from tests.support.gunicorns import WORKERS
 from tests.support.raw import Raw
@@ -294,3 +296,44 @@ def test_gunicorn_serves_it_and_lets_it_leave(worker: str, tmp_path: Path) -> No
         status = program.stop()
     assert status == 0
     assert not re.search(r"Traceback|WARNING|ERROR", program.log)
+
+
+def test_makes_no_directory_where_its_database_is_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bug: an unprivileged user could not start it on root's files."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://chat:password@127.0.0.1:1/chat")
+
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError("root's")
+
+    monkeypatch.setattr("os.makedirs", refuse)
+    assert create_app(local=True).name == "example_app.app"
+    monkeypatch.delenv("DATABASE_URL")
+    with pytest.raises(PermissionError):
+        create_app(local=True)
+
+
+@pytest.mark.parametrize("number", [2**31, 2**63 - 1, 2**63, 10**30])
+def test_numbers_that_are_no_key_are_not_found(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: beyond 64 bits SQLite's driver refused them, which was a 500."""
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/chat.sqlite3")
+    app = create_app(local=True)
+    app.config["WTF_CSRF_ENABLED"] = False
+    fill(app, local=True)
+    client = app.test_client()
+    client.post("/login", data={"name": "ada", "password": "demo"})
+    answers = [
+        client.get(f"/rooms/{number}"),
+        client.post(f"/rooms/{number}/messages", data={"body": "x"}),
+        client.post(f"/rooms/{number}/read", data={"up_to": "1"}),
+        client.get(f"/messages/{number}/edit"),
+        client.post(f"/messages/{number}/edit", data={"body": "x"}),
+        client.post(f"/messages/{number}/delete"),
+    ]
+    assert [answer.status_code for answer in answers] == [404] * 6
+    assert client.post("/rooms/1/read", data={"up_to": f"{number}"}).status_code == 200
+    with app.app_context():
+        assert not chat.rule(db.session.get(User, 1), room_id=number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Callable
@@ -12,8 +13,12 @@ from flask import Flask, g, render_template_string, request
 from flask.signals import request_started
 from flask.testing import FlaskClient
 from flask_login import LoginManager, UserMixin, login_user
+from flask_socketio import SocketIO
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import Mapped, mapped_column
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.test import Client
 
 from flask_livepush import (
     BrokerUnavailable,
@@ -501,3 +506,139 @@ def test_the_script_is_checked_again_at_any_other_address(query: str) -> None:
     )
     assert again.status_code == 304
     assert again.data == b""
+
+
+# -- how the script is sent ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        (None, None),
+        ("", None),
+        ("gzip, deflate, br, zstd", "br"),
+        ("gzip, deflate", "gzip"),
+        ("gzip;q=1.0, br;q=0.1", "br"),
+        ("GZIP", "gzip"),
+        ("*", "br"),
+        ("br;q=0, *", "gzip"),
+        ("identity", None),
+        ("identity;q=0.5, gzip;q=0.4", None),
+        ("gzip;q=0, br;q=0", None),
+        ("deflate, zstd", None),
+        ("gzip;q=nonsense, ,;", None),
+    ],
+)
+def test_the_script_is_sent_compressed_to_who_takes_that(
+    accepted: str | None, encoding: str | None
+) -> None:
+    client = Site().client()
+    plain = client.get("/livepush/livepush.js")
+    headers = {} if accepted is None else {"Accept-Encoding": accepted}
+    answer = client.get("/livepush/livepush.js", headers=headers)
+    assert answer.headers.get("Content-Encoding") == encoding
+    assert answer.headers["Vary"] == "Accept-Encoding"
+    assert answer.headers["Content-Type"] == plain.headers["Content-Type"]
+    assert int(answer.headers["Content-Length"]) == len(answer.data)
+    if encoding is None:
+        assert answer.data == plain.data
+    else:
+        assert len(answer.data) < len(plain.data) / 3
+        # Two contents at one address: a cache must tell them apart.
+        assert answer.headers["ETag"] != plain.headers["ETag"]
+    if encoding == "gzip":
+        assert gzip.decompress(answer.data) == plain.data
+    again = {**headers, "If-None-Match": answer.headers["ETag"]}
+    answer = client.get("/livepush/livepush.js", headers=again)
+    assert (answer.status_code, answer.data) == (304, b"")
+    assert answer.headers["Vary"] == "Accept-Encoding"
+
+
+def test_the_date_is_left_to_the_server() -> None:
+    """Bug: gunicorn's and Werkzeug's answers had two headers of that name."""
+    client = Site().client()
+    for headers in ({}, {"Accept-Encoding": "gzip"}, {"If-None-Match": "*"}):
+        answer = client.get("/livepush/livepush.js", headers=headers)
+        assert "Date" not in answer.headers
+
+
+# -- below a path --------------------------------------------------------------------
+
+
+def below(app: Flask, how: str) -> Client:
+    """Return a client of a site whose pages are below /app, in one of many ways."""
+
+    def strips(environ: dict[str, Any], start_response: Any) -> Any:
+        assert environ["PATH_INFO"].startswith("/app/")
+        path = environ["PATH_INFO"].removeprefix("/app")
+        told = {"HTTP_X_FORWARDED_PREFIX": "/app", "PATH_INFO": path}
+        return app(environ | told, start_response)
+
+    if how == "dispatcher":
+        return Client(DispatcherMiddleware(Flask("main"), {"/app": app}))
+    if how == "dispatchers":
+        inner = DispatcherMiddleware(Flask("inner"), {"/b": app})
+        return Client(DispatcherMiddleware(Flask("main"), {"/app/a": inner}))
+    if how == "proxy that tells":
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_prefix=1)  # type: ignore[method-assign]
+    if "proxy" in how:
+        return Client(strips)
+    return Client(app)
+
+
+@pytest.mark.parametrize("path", ["/socket.io", "/own/path"])
+@pytest.mark.parametrize(
+    ("how", "root"),
+    [
+        ("dispatcher", "/app"),
+        ("dispatchers", "/app/a/b"),
+        ("proxy that tells", "/app"),
+        ("APPLICATION_ROOT, and a proxy that says nothing", "/app"),
+        ("APPLICATION_ROOT, and nothing in front", "/app"),
+        ("APPLICATION_ROOT, dispatcher", "/app"),
+        ("nothing", ""),
+    ],
+)
+def test_the_script_and_socketio_are_found_below_a_path(
+    how: str, root: str, path: str
+) -> None:
+    """Bug: the client asked for /socket.io, where another application is, or none."""
+    app = Flask("site")
+    app.config.update(LIVEPUSH_ALLOW_ANONYMOUS=True, SECRET_KEY="secret")
+    if "APPLICATION_ROOT" in how:
+        app.config["APPLICATION_ROOT"] = "/app/"
+    own = None
+    if path != "/socket.io":
+        own = SocketIO(app, async_mode="threading", path=path)
+    LivePush(app, socketio=own)
+
+    @app.get("/page")
+    def page() -> str:
+        return render_template_string("{{ livepush_script() }}")
+
+    client = below(app, how.split(", ")[-1])
+    # Without a proxy the application's own pages are not below the path.
+    at = "" if how.endswith("in front") else root
+    found = re.fullmatch(
+        r'<script src="(.+?)"(?: data-livepush-path="(.+?)")?></script>',
+        client.get(f"{at}/page").text,
+    )
+    assert found is not None
+    assert found[1].startswith(f"{root}/livepush/livepush.js?v=")
+    script = client.get(found[1])
+    assert script.status_code == 200
+    assert script.cache_control.immutable
+    assert found[2] == (None if how == "nothing" and own is None else f"{root}{path}")
+    connected = client.get(f"{found[2] or path}/?EIO=4&transport=polling")
+    assert connected.status_code == 200
+    assert connected.text.startswith('0{"sid"')
+
+
+def test_a_script_that_is_printed_outside_of_requests_is_below_the_root() -> None:
+    app = Flask("site")
+    app.config.update(SERVER_NAME="chat.example", APPLICATION_ROOT="/app")
+    LivePush(app)
+    with app.app_context():
+        text = render_template_string("{{ livepush_script() }}")
+    assert 'src="http://chat.example/app/livepush/livepush.js' in text
+    assert 'data-livepush-path="/app/socket.io"' in text

@@ -2,7 +2,7 @@
 
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { bundleModule, bundleScript, client, staticScript } from "./bundle.mjs";
+import { bundleModule, bundleScript, client, encodings, staticScript } from "./bundle.mjs";
 
 const dist = join(client, "dist");
 const script = await bundleScript();
@@ -15,4 +15,9 @@ for (const [file, text] of [
 ]) {
   mkdirSync(dirname(file), { recursive: true });
   writeFileSync(file, text);
+}
+for (const { suffix, holds, encode } of encodings) {
+  const file = staticScript + suffix;
+  // Another version of zlib writes other bytes that hold the same.
+  if (!holds(file, script)) writeFileSync(file, encode(script));
 }

@@ -6,12 +6,37 @@
 import { build } from "esbuild";
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { brotliCompressSync, brotliDecompressSync, constants, gunzipSync, gzipSync } from "node:zlib";
 import { licencesOf } from "./licences.mjs";
 
 export const client = fileURLToPath(new URL("..", import.meta.url));
 export const staticScript = fileURLToPath(
   new URL("../../flask_livepush/static/livepush.js", import.meta.url),
 );
+
+/** What lies beside the script for browsers that take it, which is all of them. */
+export const encodings = [
+  {
+    suffix: ".gz",
+    encode: (text) => gzipSync(text, { level: 9 }),
+    decode: gunzipSync,
+  },
+  {
+    suffix: ".br",
+    encode: (text) => brotliCompressSync(text, { params: { [constants.BROTLI_PARAM_SIZE_HINT]: text.length } }),
+    decode: brotliDecompressSync,
+  },
+].map((encoding) => ({
+  ...encoding,
+  /** Whether a file holds a text. */
+  holds(file, text) {
+    try {
+      return encoding.decode(readFileSync(file)).toString() === text;
+    } catch {
+      return false;
+    }
+  },
+}));
 
 const { version } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url)));
 

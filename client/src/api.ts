@@ -17,10 +17,12 @@ export type { Meta, Position, Refusal, Snapshot, Sort, Unsubscribe, User };
  *   is catching up or being joined.
  * - `offline`: there is no connection; unless `disconnect()` was called, it is being tried
  *   again.
+ * - `off`: the server has turned live updates off, and is asked for nothing: stores show the
+ *   page's rows, and what is merged.
  * - `refused`: a room may not be joined, or not any more (see `room.error`); or the server
  *   refused or ended the connection (see `live.error`). Only `connect()` tries again.
  */
-export type State = "connecting" | "live" | "recovering" | "offline" | "refused";
+export type State = "connecting" | "live" | "recovering" | "offline" | "off" | "refused";
 
 export type Transport = "websocket" | "polling" | "webtransport";
 

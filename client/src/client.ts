@@ -34,7 +34,7 @@ export class Client implements LivePush, RoomClient {
     private readonly surroundings: Surroundings,
     authenticate: Authenticate | null = null,
   ) {
-    this.status = new Value<State>("offline", surroundings.report);
+    this.status = new Value<State>(surroundings.off ? "off" : "offline", surroundings.report);
     this.refusals = new Refusals(surroundings.warn);
     this.connection = new Connection(
       source,
@@ -71,7 +71,7 @@ export class Client implements LivePush, RoomClient {
   }
 
   get connectionState(): "up" | State {
-    return this.connection.state;
+    return this.surroundings.off ? "off" : this.connection.state;
   }
 
   room(name: string, options: RoomOptions = {}): Room {
@@ -87,6 +87,7 @@ export class Client implements LivePush, RoomClient {
   }
 
   connect(): void {
+    if (this.surroundings.off) return;
     this.suspended = false;
     this.watch();
     this.connection.open();

@@ -108,7 +108,7 @@ export class Connection {
     return this.phase === "up" && this.line.connected;
   }
 
-  get state(): "up" | Exclude<State, "live" | "recovering"> {
+  get state(): "up" | Exclude<State, "live" | "recovering" | "off"> {
     switch (this.phase) {
       case "up":
       case "refused":

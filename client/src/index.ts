@@ -5,6 +5,7 @@ import type { ConnectOptions, LivePush as Live, SocketLike } from "./api.js";
 import { checkAuth, checkTransports } from "./calls.js";
 import { Client } from "./client.js";
 import type { Authenticate } from "./credentials.js";
+import { pageSays } from "./page_settings.js";
 import { browserSurroundings } from "./surroundings.js";
 
 export type * from "./api.js";
@@ -28,6 +29,7 @@ export function connect(options: ConnectOptions = {}): LivePush {
     reconnectionDelay: 1_000,
     reconnectionDelayMax: 5_000,
     randomizationFactor: 0.5,
+    path: pageSays("path", url) ?? "/socket.io",
     ...others,
     autoConnect: false,
     // A connection shared with others could not be closed when the page is put away.

@@ -1,6 +1,6 @@
 /** A store: the rows of one kind with their subscribers. */
 
-import type { PositionSource, Store, StoreOptions } from "./api.js";
+import type { PositionSource, State, Store, StoreOptions } from "./api.js";
 import { Value } from "./value.js";
 import { Merges } from "./merges.js";
 import { parsePositionHeader } from "./position_header.js";
@@ -12,6 +12,7 @@ import type { KindSnapshot, Meta, Position } from "./wire.js";
 export interface StoreRoom {
   readonly name: string;
   readonly position: Position | null;
+  readonly state: State;
   /** Publish pending changes to subscribers, unless a commit is still arriving. */
   settle(): void;
   /** Rows were merged that the room has yet to catch up with. */
@@ -69,7 +70,9 @@ export class KindStore<R extends object> implements Store<R> {
   }
 
   merge(rows: R | readonly R[], response?: PositionSource): void {
-    const header = headerOf(response);
+    // Nothing else is heard then.
+    const off = this.room.state === "off";
+    const header = off ? null : headerOf(response);
     const awaited = header ? parsePositionHeader(header).get(this.room.name) : undefined;
     const seen = this.room.position;
     // The echo was shown already, and maybe something newer since.
@@ -77,7 +80,8 @@ export class KindStore<R extends object> implements Store<R> {
     for (const row of Array.isArray(rows) ? (rows as readonly R[]) : [rows as R]) {
       const key = this.rows.keyOf(row);
       if (key === null) continue;
-      if (awaited ? this.merges.add(key, row, awaited) : !this.rows.knows(key)) this.put(row);
+      const isNews = off || !this.rows.knows(key);
+      if (awaited ? this.merges.add(key, row, awaited) : isNews) this.put(row);
     }
     this.room.settle();
     if (this.merges.pending) this.room.awaitMerges();

@@ -5,6 +5,7 @@
  */
 
 import type { PageDocument } from "./page_position.js";
+import { pageSays } from "./page_settings.js";
 
 export type Cancel = () => void;
 
@@ -37,6 +38,8 @@ export interface Surroundings {
   report(error: unknown): void;
   /** Tell the developer in words about what is no error of any code. */
   warn(message: string): void;
+  /** Whether the page's server has turned live updates off. */
+  readonly off: boolean;
   /** Renew the login over HTTP; `answered` gets the status, or 0 where no answer came. */
   renew(answered: (status: number) => void): Cancel;
   readonly page: Page | null;
@@ -65,6 +68,7 @@ export function browserSurroundings(server = "", loginUrl = ""): Surroundings {
     },
     // Not reported as an error: error trackers would hear of each visitor without a login.
     warn: (message) => console.warn(message),
+    off: pageSays("off", server) !== null,
     renew(answered) {
       const controller = new AbortController();
       const { signal } = controller;

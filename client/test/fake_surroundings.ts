@@ -20,6 +20,7 @@ export class FakeSurroundings implements Surroundings {
     readonly page: FakePage | null = null,
     readonly random: () => number = () => 0.5,
     readonly memory: FakeMemory = new FakeMemory(),
+    readonly off = false,
   ) {}
 
   readonly now = (): number => this.time;

@@ -24,8 +24,9 @@ export class Setting {
     random = () => 0.5,
     transports = ["websocket", "polling"],
     authenticate = null as Authenticate | null,
+    off = false,
   } = {}) {
-    this.surroundings = new FakeSurroundings(page, random, memory);
+    this.surroundings = new FakeSurroundings(page, random, memory, off);
     const dial = (asked: Authenticate | null): FakeSocket => {
       // As `connect` does: a socket asks nobody where there is no function.
       this.sockets.push(new FakeSocket(this.surroundings, transports, authenticate && asked));

@@ -20,7 +20,7 @@ const room = live.room(liveRoom);
 const messages = room.store("message", {
   rows: JSON.parse(document.querySelector("#rows").textContent),
 });
-showMessages(messages, { me: Number(me), composer, tell, post });
+showMessages(messages, { me: Number(me), composer, tell, post, live });
 
 // 2. What is unread in the other rooms: a room of this user alone.
 const user = live.room(liveUser);

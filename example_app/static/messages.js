@@ -4,7 +4,7 @@ const list = document.querySelector("#messages");
 // As wide as what the server printed, in UTC: nothing moves.
 const times = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
 
-export function showMessages(store, { me, composer, tell, post }) {
+export function showMessages(store, { me, composer, tell, post, live }) {
   const shown = new Map(); // id -> { row, item }
 
   store.subscribe((rows) => {
@@ -77,6 +77,7 @@ export function showMessages(store, { me, composer, tell, post }) {
     if (!confirm("Delete this message for everybody?")) return;
     try {
       await post(form.action, new FormData(form));
+      if (live.state === "off") location.reload(); // nobody will say so
       tell("Deleted."); // it goes when the room says so, as for everybody
     } catch (error) {
       tell(`Not deleted. ${error.message}`);

@@ -30,6 +30,7 @@ export function showUnread(user, messages, { roomId, post }) {
   });
 
   function show() {
+    if (user.state === "off") return; // they stay as the server has printed them
     let all = 0;
     for (const element of document.querySelectorAll(".unread")) {
       const id = Number(element.dataset.room);

@@ -20,6 +20,8 @@ _COMMON_NAMES = ("app", "application", "main", "__main__", "run", "server", "wsg
 _LEAST_THREADS = 4
 # The same where each connection takes one.
 _LEAST_STOCK_THREADS = 100
+# The oldest gunicorn that is in the tests.
+_LEAST_GUNICORN = 21
 # Characters of a secret key that nobody guesses (secrets.token_hex(16)).
 _LEAST_KEY = 16
 # Seconds after which many proxies cut what is idle: nginx's and AWS's default is 60,
@@ -43,6 +45,8 @@ class Application:
         descriptors: How many this process may open; None: not known.
         gevent_websocket: Whether that package is installed here.
         unreadable: Whether gunicorn could not say how it would serve it.
+        knows_users: Whether anything says who a visitor is: Flask-Login's LoginManager,
+            or the hook for what is given with a CONNECT.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Application:
     descriptors: int | None
     gevent_websocket: bool
     unreadable: bool = False
+    knows_users: bool = True
 
     @property
     def processes(self) -> int:
@@ -67,15 +72,41 @@ class Application:
 
 def check(app: Application) -> Iterator[Finding]:
     """Examine an application."""
+    yield from _switches(app)
+    if not app.settings.enabled:
+        return
     yield from _secret_key(app)
+    yield from _users(app)
     yield from _workers(app)
     yield from _hooks(app)
+    yield from _version(app)
     yield from _async_mode(app)
     yield from _processes(app)
     yield from _prefix(app)
     yield from _database(app)
     yield from _logins(app)
     yield from _limits(app)
+
+
+def _switches(app: Application) -> Iterator[Finding]:
+    settings = app.settings
+    if not settings.enabled:
+        yield Finding(
+            "switch",
+            "problem",
+            "LIVEPUSH_ENABLED is False: there are no connections, and nothing is "
+            "pushed. Nothing else was looked at.",
+            "Take it away where it is set, in the application's settings or in the "
+            "environment of its processes, and start them again.",
+        )
+    elif settings.disabled_kinds:
+        kinds = ", ".join(map(repr, settings.disabled_kinds))
+        yield Finding(
+            "switch",
+            "hint",
+            f"LIVEPUSH_DISABLED_KINDS has {kinds}: of them nothing is pushed.",
+            "Take out what is to be pushed again.",
+        )
 
 
 def _secret_key(app: Application) -> Iterator[Finding]:
@@ -96,6 +127,19 @@ def _secret_key(app: Application) -> Iterator[Finding]:
             f"SECRET_KEY has {len(key)} characters; it can be guessed, and whoever "
             "has it can log in as anybody.",
             "Take 32 random bytes: secrets.token_hex(32).",
+        )
+
+
+def _users(app: Application) -> Iterator[Finding]:
+    if not (app.knows_users or app.settings.allow_anonymous):
+        yield Finding(
+            "users",
+            "problem",
+            "The application has no LoginManager of Flask-Login, so that every visitor "
+            "is anonymous, and nobody may connect (code 103).",
+            "login_manager.init_app(app) with a user_loader, or @livepush.authenticate "
+            "for tokens; LIVEPUSH_ALLOW_ANONYMOUS = True where each room's rule is "
+            "enough.",
         )
 
 
@@ -158,6 +202,18 @@ def _hooks(app: Application) -> Iterator[Finding]:
             "post_worker_init is not among their hooks.",
             "from flask_livepush.gunicorn import post_worker_init in gunicorn.conf.py, "
             "or -c python:flask_livepush.gunicorn where there is none.",
+        )
+
+
+def _version(app: Application) -> Iterator[Finding]:
+    major = "" if app.served is None else app.served.version.partition(".")[0]
+    if app.served is not None and major.isdigit() and int(major) < _LEAST_GUNICORN:
+        yield Finding(
+            "workers",
+            "hint",
+            f"gunicorn is {app.served.version}; those from {_LEAST_GUNICORN}.2 on are "
+            "in the tests.",
+            f"pip install 'gunicorn>={_LEAST_GUNICORN}.2'",
         )
 
 

@@ -149,15 +149,35 @@ def _origin_refused(client: Client, taken: float) -> Finding:
                 "http-request set-header X-Forwarded-Proto https.",
                 taken,
             )
+    port_less = _without_port(own)
+    if port_less != own and any(
+        not _refuses(client, taken_for)
+        for taken_for in (port_less, "http" + port_less.removeprefix("https"))
+    ):
+        return Finding(
+            "origin",
+            "problem",
+            f"The site's own pages ({own}) may not connect: the server takes its "
+            "address for one without the port, which the front drops.",
+            "nginx: proxy_set_header Host $http_host, since $host has no port.",
+            taken,
+        )
     return Finding(
         "origin",
         "problem",
         f"The site's own pages ({own}) may not connect: the server takes its "
         "address for another one.",
-        "Let the front pass the host on (nginx: proxy_set_header Host $host), or "
+        "Let the front pass the host on with its port (nginx: proxy_set_header Host "
+        "$http_host), or "
         f"set LIVEPUSH_CORS_ORIGINS = [{own!r}].",
         taken,
     )
+
+
+def _without_port(origin: str) -> str:
+    scheme, _, host = origin.partition("://")
+    name, colon, port = host.rpartition(":")
+    return f"{scheme}://{name}" if colon and port.isdigit() else origin
 
 
 def _check_jsonp(client: Client) -> Iterator[Finding]:

@@ -12,14 +12,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # Seconds that a configuration may take.
 _PATIENCE = 30
 _MARK = "flask_livepush.doctor "
 _PROGRAM = f"""
-import json, sys
+import gunicorn, json, sys
 from gunicorn.app.base import Application
 
 class Settings(Application):
@@ -48,6 +48,7 @@ found = dict(
     worker_class=str(cfg.worker_class_str),
     error=error,
     drains=drains,
+    version=gunicorn.__version__,
 )
 print()
 print({_MARK!r} + json.dumps(found))
@@ -65,6 +66,7 @@ class Gunicorn:
         worker_class: As it is named there; ``gthread`` for sync with threads.
         error: Why there is no such worker class.
         drains: Whether our ``post_worker_init`` is there, or one that may call it.
+        version: Gunicorn's own; empty: not known.
     """
 
     source: str
@@ -73,6 +75,7 @@ class Gunicorn:
     worker_class: str
     error: str | None = None
     drains: bool = True
+    version: str = field(default="", compare=False)
 
     @property
     def mode(self) -> str | None:

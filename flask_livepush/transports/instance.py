@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import copy
 import sys
-from types import SimpleNamespace
 from typing import Any
 
-import engineio
 import flask_socketio
 import socketio
 from flask import Flask
 
 from ..errors import ConfigError
+from . import origins
 from .engine.server import Engine
 from .fanout import NAMESPACE
-
-# What python-engineio reads of a server that allows no other origins.
-_SAME_ORIGIN = SimpleNamespace(cors_allowed_origins=None)
 
 
 def instance(like: flask_socketio.SocketIO | None = None) -> flask_socketio.SocketIO:
@@ -31,15 +27,22 @@ def instance(like: flask_socketio.SocketIO | None = None) -> flask_socketio.Sock
     """
     made = flask_socketio.SocketIO()
     if like is not None:
-        # What it keeps of a handler asks the instance that was decorated with, so each
-        # is declared anew: else a second application's events went to the first.
-        for event, handler, namespace in like.handlers:
-            made.on(event, namespace)(handler.__wrapped__)
-        for handler in like.namespace_handlers:
-            made.on_namespace(copy.copy(handler))
-        made.exception_handlers = dict(like.exception_handlers)
-        made.default_exception_handler = like.default_exception_handler
+        hand_over(like, made)
     return made
+
+
+def hand_over(declared: flask_socketio.SocketIO, to: flask_socketio.SocketIO) -> None:
+    """Give the handlers that were declared on one SocketIO to another, too."""
+    # What it keeps of a handler asks the instance that was decorated with, so each is
+    # declared anew: else a second application's events went to the first.
+    for event, handler, namespace in declared.handlers:
+        to.on(event, namespace)(handler.__wrapped__)
+    for handler in declared.namespace_handlers:
+        to.on_namespace(copy.copy(handler))
+    for namespace, handler in declared.exception_handlers.items():
+        to.exception_handlers.setdefault(namespace, handler)
+    if to.default_exception_handler is None:
+        to.default_exception_handler = declared.default_exception_handler
 
 
 def create(
@@ -73,15 +76,72 @@ def create(
     app.wsgi_app = _Bypass(made.sockio_mw)  # type: ignore[method-assign]
 
 
-def _with_own(origins: str | list[str] | None) -> Any:
-    """Return what says whether an origin may connect: its own may always."""
-    if origins is None:
-        return None
-    others = [origins] if isinstance(origins, str) else origins
+def silent(app: Flask, made: flask_socketio.SocketIO) -> flask_socketio.SocketIO:
+    """Set up a Socket.IO server that nobody can connect to, and return its SocketIO.
 
-    def allows(origin: str, environ: dict[str, Any]) -> bool:
-        own = engineio.Server._cors_allowed_origins(_SAME_ORIGIN, environ)
-        return origin in others or origin in own
+    What an application emits by it reaches nobody.
+    """
+    application = app.wsgi_app
+    made.init_app(app, async_mode=_patched() or "threading")
+    app.wsgi_app = application  # type: ignore[method-assign]
+    return made
+
+
+def found(app: Flask) -> flask_socketio.SocketIO | None:
+    """Return the SocketIO that an application has already."""
+    return app.extensions.get("socketio")
+
+
+def check_alone(app: Flask) -> None:
+    """Check that an application has no SocketIO of its own.
+
+    Raises:
+        ConfigError: It has one; the server of another would take its place.
+    """
+    if found(app) is not None:
+        raise ConfigError(
+            f"The application {app.name!r} has a flask_socketio.SocketIO already, and "
+            "LivePush would put another in its place, so that none of its handlers "
+            "were called any more. Give it: LivePush(app, socketio=socketio), or "
+            "livepush.init_app(app, socketio=socketio)."
+        )
+
+
+def keep_alone(app: Flask) -> None:
+    """Refuse SocketIOs that are set up on an application later.
+
+    One would take the place of the server that LivePush has there.
+    """
+    app.extensions = _Extensions(app.name, app.extensions)
+
+
+class _Extensions(dict[str, Any]):
+    """An application's extensions, where its SocketIO registers itself."""
+
+    def __init__(self, app: str, extensions: dict[str, Any]) -> None:
+        super().__init__(extensions)
+        self._app = app
+
+    def __setitem__(self, name: str, extension: Any) -> None:
+        if name == "socketio" and extension is not self.get(name):
+            raise ConfigError(
+                f"LivePush is set up on the application {self._app!r}, and now a "
+                "flask_socketio.SocketIO of the application's own is, which would take "
+                "its place. Set it up first and give it: LivePush(app, "
+                "socketio=socketio), or livepush.init_app(app, socketio=socketio). "
+                "Or leave it out: livepush.socketio is one."
+            )
+        super().__setitem__(name, extension)
+
+
+def _with_own(others: str | list[str] | None) -> Any:
+    """Return what says whether an origin may connect: its own may always."""
+    listed = [others] if isinstance(others, str) else others or ()
+
+    def allows(origin: str | None, environ: dict[str, Any]) -> bool:
+        return origin is not None and (
+            origins.is_own(origin, environ) or origins.is_among(origin, listed)
+        )
 
     return allows
 
@@ -152,12 +212,14 @@ def _patched() -> str | None:
     return None
 
 
-def check_adopted(instance: Any, async_mode: str | None) -> None:
+def check_adopted(
+    instance: Any, async_mode: str | None, *, app: Flask | None = None
+) -> None:
     """Check that an application's own SocketIO can be adopted.
 
     Raises:
-        ConfigError: It is none, is not set up yet, or runs in another mode, also than
-            the process.
+        ConfigError: It is none, is not set up yet, on another application or only to
+            emit, or runs in another mode, also than the process.
     """
     if not isinstance(instance, flask_socketio.SocketIO):
         raise ConfigError(
@@ -167,6 +229,15 @@ def check_adopted(instance: Any, async_mode: str | None) -> None:
         raise ConfigError(
             "LivePush(socketio=…): the SocketIO is not set up yet; call "
             "socketio.init_app(app) before livepush.init_app(app)."
+        )
+    middleware = getattr(instance, "sockio_mw", None)
+    if middleware is None or getattr(instance.server.manager, "write_only", False):
+        raise ConfigError(
+            "LivePush(app, socketio=…): the SocketIO is write-only, as SocketIO("
+            "message_queue=…) without an application is: nobody can connect to it. Set "
+            "it up on the application, SocketIO(app, …), and give that: LivePush(app, "
+            "socketio=socketio). Processes that only emit need none: LivePush(app) "
+            "with LIVEPUSH_MESSAGE_QUEUE."
         )
     namespaces = instance.server.namespaces
     if namespaces != "*" and NAMESPACE not in namespaces:
@@ -184,6 +255,12 @@ def check_adopted(instance: Any, async_mode: str | None) -> None:
             f"LivePush(socketio=…): the SocketIO runs in {instance.async_mode!r}, but "
             "the process is not monkey-patched by it. Make it with SocketIO(app, "
             "async_mode='threading'), or patch the process at the program's beginning."
+        )
+    if app is not None and middleware.flask_app is not app:
+        raise ConfigError(
+            f"LivePush(app, socketio=…): the SocketIO is set up on the application "
+            f"{middleware.flask_app.name!r}, not on this one, {app.name!r}; call "
+            "socketio.init_app(app) before livepush.init_app(app, socketio=socketio)."
         )
 
 

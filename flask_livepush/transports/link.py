@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -73,6 +74,11 @@ def link(
     index_rooms(server.manager)
     background = server.start_background_task
     if settings.engine == "stock":
+        stock = server.eio.start_background_task
+        # As the engine does.
+        server.eio.start_background_task = lambda target, *args, **kwargs: stock(
+            Context().run, target, *args, **kwargs
+        )
         StockGuard(server.eio, metrics)
         return Link(
             StockOutlet(server),

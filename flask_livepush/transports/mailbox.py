@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 
 from ..logs import logger
 
@@ -28,6 +29,9 @@ class _Queue:
 
 class Mailboxes:
     """One queue of tasks a connection, emptied by one thread or greenlet at a time.
+
+    Each task has a context (``contextvars``) of its own, which is empty: what one sets
+    is nobody else's, and what belongs to whoever let a thread begin is no task's.
 
     Args:
         spawn: Runs a function in the background.
@@ -63,7 +67,7 @@ class Mailboxes:
             queue = self._queues[name] = _Queue()
             queue.runner = threading.get_ident()
         try:
-            task()
+            Context().run(task)
         finally:
             with self._lock:
                 queue.runner = None
@@ -72,7 +76,7 @@ class Mailboxes:
                     del self._queues[name]
             if waits and not self._begin(name):
                 for waiting in queue.tasks:
-                    waiting()
+                    Context().run(waiting)
         return True
 
     def close(self, name: str, task: Task) -> None:
@@ -83,7 +87,7 @@ class Mailboxes:
                 queue.tasks.clear()
             self._append(name, task)
         if queue is None and not self._begin(name):
-            task()
+            Context().run(task)
 
     def inside(self, name: str) -> bool:
         """Say whether the caller is a task of this queue."""
@@ -114,7 +118,7 @@ class Mailboxes:
                 queue.runner = threading.get_ident()
                 task = queue.tasks.popleft()
             try:
-                task()
+                Context().run(task)
             except Exception:
                 log.exception("Handling a message failed")
             except BaseException:

@@ -105,7 +105,9 @@ class Events:
         self._on_disconnect = server.eio.handlers["disconnect"]
         self._handle_connect = server._handle_connect
         self._handle_message = server.eio.handlers["message"]
-        server._handle_connect = self._in_turn(self.handle_connect, _check_auth)
+        # An application's own handler may be given anything.
+        check = _check_auth if in_order else _check_depth
+        server._handle_connect = self._in_turn(self.handle_connect, check)
         server._handle_event = self._in_turn(self.handle_event, _check_depth)
         server._handle_disconnect = self._in_turn(server._handle_disconnect)
         self._handle_ack = server._handle_ack

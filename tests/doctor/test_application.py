@@ -53,6 +53,17 @@ def examine(
     return found
 
 
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [("20.1.0", True), ("21.2.0", False), ("27.0.1", False), ("", False)],
+)
+def test_names_a_gunicorn_that_is_older_than_the_tests(
+    version: str, said: bool
+) -> None:
+    found = examine(served=replace(GTHREAD, version=version))
+    assert any("gunicorn>=21.2" in str(f.remedy) for f in found) is said
+
+
 def test_finds_nothing_in_what_is_right() -> None:
     (workers,) = examine()
     assert workers.level == "ok"
@@ -219,3 +230,20 @@ def test_conceals_passwords_in_texts_of_others() -> None:
     assert concealed(said) == (
         "can't connect to redis://u:***@h:1/0 or postgresql://:***@h, at 12:30"
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "known", "said"),
+    [
+        ({}, {"knows_users": False}, True),
+        ({"LIVEPUSH_ALLOW_ANONYMOUS": True}, {"knows_users": False}, False),
+        ({}, {}, False),
+    ],
+)
+def test_says_that_nobody_may_connect_where_nobody_is_known(
+    settings: dict[str, Any], known: dict[str, Any], said: bool
+) -> None:
+    """Bug: an application without a LoginManager had no problems."""
+    found = [f for f in examine(settings, **known) if f.name == "users"]
+    assert [f.level for f in found] == (["problem"] if said else [])
+    assert not said or "LoginManager" in found[0].sentence

@@ -25,6 +25,7 @@ from tests.support.fronts import (
     Hoarding,
     Late,
     Mute,
+    Portless,
     Rewriting,
     Silent,
     haproxy,
@@ -325,6 +326,15 @@ def test_finds_a_front_that_does_not_pass_the_host_on(server: Server) -> None:
         found = examine(there.url)
     assert problems(found) == {"origin"}
     assert "Host" in (found["origin"][0].remedy or "")
+
+
+def test_finds_a_front_that_drops_the_port(server: Server) -> None:
+    """Bug: the remedy was $host, which drops the port: it led back to itself."""
+    with Portless(server.port) as there:
+        found = examine(there.url)
+    assert problems(found) == {"origin"}
+    assert "without the port" in found["origin"][0].sentence
+    assert "Host $http_host" in (found["origin"][0].remedy or "")
 
 
 def test_says_which_origin_may_not_connect(server: Server) -> None:

@@ -211,6 +211,13 @@ class Late(Front):
         end(far)
 
 
+class Portless(Front):
+    """Tells the server the host without its port, as nginx's ``$host`` is."""
+
+    def far(self, head: bytes) -> socket.socket:
+        return super().far(re.sub(rb"(?i)(\r\nhost: [^\r:]*):\d+", rb"\1", head))
+
+
 class Rewriting(Front):
     """Tells the server another host than the client's, as nginx does by default."""
 

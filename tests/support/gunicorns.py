@@ -18,6 +18,9 @@ WORKERS: dict[str, Mode] = {
     "gevent": "gevent",
     "flask_livepush.gunicorn.EventletWorker": "eventlet",
 }
+#: What many applications pin, each in a directory of its own (`make install`).
+OLD = ("21.2.0", "23.0.0")
+_OLD_VERSIONS = ROOT / ".venv" / "gunicorns"
 _APP = Path(__file__).with_name("leaving_app.py")
 # A module will do as a configuration: gunicorn takes the hook by its name.
 _HOOKS = "python:flask_livepush.gunicorn"
@@ -30,6 +33,7 @@ def launch(
     target: str = "app",
     port: int = 0,
     settings: Mapping[str, Any] | None = None,
+    version: str | None = None,
 ) -> Server:
     """Start gunicorn, and don't wait for it; the caller stops it.
 
@@ -39,16 +43,20 @@ def launch(
         target: What of the program it serves.
         port: Where; 0 takes a free one.
         settings: The application's.
+        version: Of gunicorn, one of :data:`OLD`; None: that of the environment.
     """
+    # Of it the older ones know nothing.
+    control = ["--no-control-socket"] if version is None else []
+    path = {} if version is None else {"PYTHONPATH": str(_OLD_VERSIONS / version)}
     return Server(
         [
             *(sys.executable, "-m", "gunicorn", "--config", _HOOKS),
             *("--bind", f"127.0.0.1:{port}", "--worker-class", worker),
-            *("--no-control-socket", "--threads", "8", *args),
+            *("--threads", "8", *control, *args),
             f"tests.support.leaving_app:{target}",
         ],
-        name=f"gunicorn ({worker})",
-        env={"LEAVING_SETTINGS": json.dumps(dict(settings or {})), **_IGNORE},
+        name=f"gunicorn {version or ''} ({worker})",
+        env={"LEAVING_SETTINGS": json.dumps(dict(settings or {})), **_IGNORE, **path},
         cwd=ROOT,
     )
 

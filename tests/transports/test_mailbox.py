@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import pytest
 
@@ -221,3 +222,26 @@ def test_never_runs_two_tasks_of_one_connection_at_once() -> None:
         for reader in range(4):
             own = [number for r, number in done[name] if r == reader]
             assert own == list(range(500))
+
+
+def test_each_task_has_a_context_of_its_own() -> None:
+    """Bug: what one left in a context variable was there for the connection's next."""
+    left: ContextVar[str] = ContextVar("left", default="nothing")
+    left.set("by the one who starts it")
+    found: list[str] = []
+
+    def task() -> None:
+        found.append(left.get())
+        left.set("by a task")
+
+    it = Boxes()
+    for _ in range(3):
+        assert it.boxes.put("a", task)
+    it.run()
+    assert it.boxes.enter("a", lambda: (task(), it.boxes.put("a", task)))
+    it.run()
+    it.fail = True
+    it.boxes.enter("a", lambda: (task(), it.boxes.put("a", task)))
+    it.boxes.close("a", task)
+    assert found == ["nothing"] * 8
+    assert left.get() == "by the one who starts it"

@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import threading
+from contextlib import suppress
 from typing import Any
 
 import engineio
@@ -637,6 +638,32 @@ def test_an_adopted_one_may_have_another_serializer() -> None:
     site.livepush.emit("chat:42", "ding", {"n": 1})
     kind, number, values = json.loads(connection.read())
     assert (kind, number, values[:2]) == (2, None, ["ding", {"n": 1}])
+
+
+@pytest.mark.parametrize(
+    "auth", ["a-token", ["a", {"b": 1}], True, {"token": "x"}, {"": None}]
+)
+def test_what_is_given_with_a_connect_reaches_an_adopted_ones_handler(
+    auth: Any,
+) -> None:
+    """Bug: the connection was closed where it was no object."""
+    own, given = SocketIO(), []
+    own.on("connect")(given.append)
+    site = Site(own)
+    assert site.connection("1").connect(auth) is None
+    assert given == [auth]
+
+
+def test_what_is_too_deep_reaches_nobody() -> None:
+    own, given = SocketIO(), []
+    own.on("connect")(given.append)
+    connection = Site(own).connection("1")
+    deep: Any = []
+    for _ in range(200):
+        deep = [deep]
+    with suppress(ValueError):  # the stock engine's loop has no root of ours
+        connection.send(f"0{json.dumps(deep)}")
+    assert given == []
 
 
 def test_refuses_to_adopt_what_it_can_not_use() -> None:

@@ -18,6 +18,7 @@ import urllib.parse
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
 from typing import Any
 
 import engineio
@@ -25,6 +26,7 @@ import engineio
 from ...brokers.peers import Peers
 from ...logs import logger
 from ...metrics import OFF, Metrics
+from .. import origins
 from ..bearing import NOTHING, Bearing, may_use
 from . import frames, handshake, packets, taking
 from .connection import Connection
@@ -255,6 +257,14 @@ class Engine(engineio.Server):  # type: ignore[misc]
         except KeyError:
             raise KeyError("Session not found") from None
 
+    def start_background_task(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run a function in the background, in an empty context (``contextvars``).
+
+        Libraries let threads begin with a copy of their starter's context, which here
+        is whoever happens to need the loop, or a sender, first.
+        """
+        return super().start_background_task(Context().run, target, *args, **kwargs)
+
     # -- what the outlet calls ---------------------------------------------------------
     def write(
         self,
@@ -342,6 +352,15 @@ class Engine(engineio.Server):  # type: ignore[misc]
         if allowed is not None and origin not in allowed:
             self._log_error_once(f"{origin} is not an accepted origin.", "bad-origin")
             raise Refusal(FORBIDDEN, "Not an accepted origin.")
+
+    def _cors_allowed_origins(self, environ: dict[str, Any]) -> list[str] | None:
+        allowed: list[str] | None = super()._cors_allowed_origins(environ)
+        # Of an application's own server that says nothing of origins.
+        if self.cors_allowed_origins is None and allowed is not None:
+            origin = environ.get("HTTP_ORIGIN")
+            if origin and origins.is_own(origin, environ):
+                return [*allowed, origin]
+        return allowed
 
     def _find(self, sid: str, environ: dict[str, Any]) -> Session:
         session = self._sessions.find(sid)

@@ -1,4 +1,7 @@
-"""A bounded number of threads that run what they are handed, in the order it came."""
+"""A bounded number of threads that run what they are handed, in the order it came.
+
+Each task has a context (``contextvars``) of its own, which is empty.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from contextvars import Context
 
 from ...logs import logger
 
@@ -70,7 +74,9 @@ class Workers:
         while True:
             task = self._tasks.get()
             try:
-                task()
+                # In no task's, nor in that of whoever started this thread: libraries
+                # let threads begin with a copy of it.
+                Context().run(task)
             except BaseException:
                 # Nobody is above; a thread that ended would never be replaced.
                 log.exception("A task failed")

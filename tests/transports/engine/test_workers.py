@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -106,3 +107,21 @@ def test_a_task_is_not_kept_when_no_thread_can_be_started(
     workers.run(ended.set)
     assert ended.wait(DEADLINE)
     assert done == ["taken"]
+
+
+def test_each_task_has_a_context_of_its_own() -> None:
+    """Bug: with libraries that let threads inherit, that of who was there first."""
+    left: ContextVar[str] = ContextVar("left", default="nothing")
+    workers = Workers(1, "one")
+    found: list[str] = []
+    ended = threading.Event()
+
+    def task() -> None:
+        found.append(left.get())
+        left.set("by a task")
+
+    for _ in range(3):
+        workers.run(task)
+    workers.run(ended.set)
+    assert ended.wait(DEADLINE)
+    assert found == ["nothing"] * 3
