@@ -164,12 +164,12 @@ class Broker(ABC):
     def position(self, room: str, *, patient: bool = False) -> Position:
         """Return where a room stands; nothing is made for one that has no epoch yet.
 
-        Such a room has a position too: "none at this time". Everything follows it of an
-        epoch that has begun since, whose history still has its first publication, if all
-        rooms were told nothing meanwhile. The epoch begins when something is published,
-        when a subscription is confirmed, or when the history is read. That of a room
-        that was published to is kept for at least a day longer than its history, and as
-        long as any node serves the room.
+        Such a room has a position too: "none at this time". Everything follows it of
+        an epoch that has begun since, whose history still has its first publication,
+        if all rooms were told nothing meanwhile. The epoch begins when something is
+        published, when a subscription is confirmed, or when the history is read. That
+        of a room that was published to is kept for at least a day longer than its
+        history, and as long as any node serves the room.
 
         Args:
             patient: Wait for seconds, not only for as long as a view may, and not in

@@ -4,9 +4,9 @@ Who tells all rooms something has their names from here. It must never lose one 
 silently, and knows nothing of what they have published. Times are Redis's own: a
 process whose clock is wrong, or an entry that others have made, is no room's business.
 
-A room is entered by whoever learns where it stands, and again with every check of those
-who serve it. If it has an epoch and is not in the index, then the index has lost it, and
-nobody knows what it was not told meanwhile: its epoch ends.
+A room is entered by whoever learns where it stands, and again with every check of
+those who serve it. If it has an epoch and is not in the index, then the index has lost
+it, and nobody knows what it was not told meanwhile: its epoch ends.
 """
 
 from __future__ import annotations

@@ -429,8 +429,8 @@ class RedisRooms:
             )
         if flags & _CLOCK_BACK:
             self._say(
-                "The clock of Redis has gone back; what is committed at this moment may "
-                "be told as '<kind>.invalidated'"
+                "The clock of Redis has gone back; what is committed at this moment "
+                "may be told as '<kind>.invalidated'"
             )
 
     def _say(self, what: str) -> None:

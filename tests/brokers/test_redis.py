@@ -1432,7 +1432,8 @@ def test_memory_of_a_room(server: RedisServer, make: Make) -> None:
             "message.created", "x" * 200, "message", room, 1_763_000_000_000_000
         )
 
-    assert grown("somebody who may not join", broker.position) < 10
+    # Beside what the index has for each of its parts.
+    assert grown("somebody who may not join", broker.position) < 200
     assert grown("somebody who has joined", lambda r: begun(broker, r)) < 600
     assert (
         grown("its first event", lambda r: broker.publish(r, [Draft("x", "y" * 200)]))
@@ -1664,7 +1665,7 @@ def test_a_forked_process_has_connections_of_its_own(
 
 # -- what others have written, and clocks --------------------------------------------
 
-NUMBERS = [
+NUMBERS: list[Any] = [
     "nan",
     "inf",
     "1e300",
@@ -1817,7 +1818,7 @@ def test_an_entry_of_the_index_that_is_no_room_costs_itself(
         for room in "abcdefgh":
             recorder.wait(lambda room=room: recorder.offsets(room) == [1])
     assert other.counts["corrupt"] == 5
-    assert caplog.text.count("index") == 1
+    assert caplog.text.count("The index") == 1
     assert set(other.rooms()) == set("abcdefgh")
     assert other.counts["corrupt"] == 5
 
@@ -1826,7 +1827,7 @@ def test_an_entry_of_the_index_that_is_no_room_costs_itself(
 def test_whenever_a_room_is_said_to_have_been_used_it_is_told(
     score: str, server: RedisServer, make: Make
 ) -> None:
-    """Bug: a host's clock three days behind, or ahead of it, took rooms from the index."""
+    """Bug: a host's clock three days ahead, or behind, took rooms from the index."""
     broker, _ = make(server.url, prefix="p", ttl=300)
     broker.publish("a", drafts(1))
     index = Names("p").index("a")
@@ -1848,7 +1849,7 @@ def test_no_clock_of_a_process_goes_into_redis(
     for days in (3, -3):
         monkeypatch.setattr(time, "time", lambda days=days: real() + days * 24 * 3600)
         wrong, _ = make(server.url, prefix="p")
-        assert wrong.rooms() == ["a"]
+        assert "a" in wrong.rooms()
         wrong.publish("b", drafts(1))
         begun(wrong, "c")
     monkeypatch.undo()
@@ -1879,7 +1880,7 @@ def test_a_part_of_the_index_of_another_type_costs_no_room_a_telling(
         other, _ = make(server.url, prefix="p")
         in_front_of(other).tell_everywhere([Everywhere("note", lambda room: True)])
         # It is told, or reads anew.
-        until(lambda: broker.position("a") != position)
+        until(lambda was=position: broker.position("a") != was)
         position = broker.position("a")
         foreign_meta(server, "a", born=1)
     recorder.wait(lambda: "a" in recorder.mended)
