@@ -25,7 +25,7 @@ from flask_livepush.protocol.publication import (
     Position,
     check_sizes,
 )
-from tests.support.brokers import Clock, spawn
+from tests.support.brokers import Clock, begun, spawn
 from tests.support.figures import meters
 
 
@@ -127,7 +127,7 @@ def row(key: str, stamp: int) -> list[Draft]:
 def data(broker: Patchy, room: str) -> list[str]:
     """Return what was published in a room."""
     broker.away = False
-    start = Position(MemoryBroker.position(broker, room).epoch, 0)
+    start = Position(begun(broker, room).epoch, 0)
     return [p.event + p.data for p in broker.history(room, start).publications or ()]
 
 
@@ -340,7 +340,7 @@ def told(broker: Patchy) -> list[list[str]]:
 def rooms(broker: Patchy) -> None:
     """Three rooms that somebody may have a position of."""
     for room in ("board:1", "board:2", "chat:1"):
-        broker.position(room)
+        begun(broker, room)
     del broker.asked[:]
 
 
@@ -473,7 +473,7 @@ def test_counts_the_rooms_that_are_told(broker: Patchy, sender: Sender) -> None:
         max_bytes=5000,
         metrics=counts,
     )
-    broker.position("board:1")
+    begun(broker, "board:1")
     outgoing.tell_everywhere([STALE])
     sender.run()
     assert total("publications_total", "stored") == 1
@@ -482,7 +482,7 @@ def test_counts_the_rooms_that_are_told(broker: Patchy, sender: Sender) -> None:
 
 def test_waits_a_moment_until_all_rooms_are_told(clock: Clock) -> None:
     broker, sender = Patchy(clock), Sender(clock)
-    broker.position("board:1")
+    begun(broker, "board:1")
     outgoing = Outgoing(
         broker, spawn=sender.spawn, sleep=sender.sleep, now=clock, max_bytes=5000
     )
@@ -709,7 +709,7 @@ def test_a_sender_that_is_killed_is_followed_by_another_one(
 ) -> None:
     """Bug: nothing that waited was ever sent, and nothing after it either."""
     broker = Interrupted(clock, done=done)
-    broker.position("board:1")
+    begun(broker, "board:1")
     outgoing = Outgoing(
         broker, spawn=sender.spawn, sleep=sender.sleep, now=clock, max_bytes=5000
     )

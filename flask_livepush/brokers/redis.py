@@ -201,6 +201,8 @@ class RedisBroker(Broker):
         return Listed(found, frozenset(failed), next(iter(failed.values()), None))
 
     def shard(self, room: str) -> Hashable:
+        if self._servers.target.kind != "cluster":
+            return None
         return self._servers.address(self._rooms.keys.room(room).meta)
 
     def subscribe(self, room: str) -> None:

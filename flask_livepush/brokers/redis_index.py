@@ -112,7 +112,7 @@ class RoomIndex:
         ):
             if isinstance(reply, BrokerError):
                 log.debug("A part of the index of rooms is away: %s", reply)
-                self._paused[self._servers.address(key)] = self._now() + _PAUSE
+                self._pause(key)
                 continue
             self._paused.pop(self._servers.address(key), None)
             token = reply[0].decode()
@@ -137,6 +137,37 @@ class RoomIndex:
         self._known.pop(room, None)
         return True
 
+    def ping(self) -> None:
+        """Return if one of the servers answers.
+
+        Raises:
+            BrokerUnavailable: None of them does.
+        """
+        keys = {self._servers.address(key): key for key in self._keys.indexes}
+        pings = [Command(key, ("PING",)) for key in keys.values()]
+        replies = self._servers.run_each(pings, apart=True)
+        errors = [reply for reply in replies if isinstance(reply, BrokerError)]
+        if len(errors) == len(replies):
+            raise errors[0]
+
+    def _still_away(self, keys: Sequence[str]) -> dict[Address | None, BrokerError]:
+        """Return those of the servers that were away and still are, and why.
+
+        They are given a moment only, as what others answer waits meanwhile.
+        """
+        asked = {self._servers.address(key): key for key in keys}
+        asked = {where: key for where, key in asked.items() if where in self._paused}
+        pings = [Command(key, ("PING",)) for key in asked.values()]
+        replies = self._servers.run_each(pings, apart=True) if pings else []
+        return {
+            where: reply
+            for where, reply in zip(asked, replies, strict=True)
+            if isinstance(reply, BrokerError)
+        }
+
+    def _pause(self, key: str) -> None:
+        self._paused[self._servers.address(key)] = self._now() + _PAUSE
+
     def _waits(self, key: str) -> bool:
         until = self._paused.get(self._servers.address(key))
         return until is not None and self._now() < until
@@ -156,16 +187,26 @@ class RoomIndex:
         """
         numbers = sorted(parts)
         keys = [self._keys.indexes[number] for number in numbers]
+        away = self._still_away(keys)
+        asked = [key for key in keys if self._servers.address(key) not in away]
         commands = [
             self._command(self._list, key, secrets.token_urlsafe(9), self._keep)
+            for key in asked
+        ]
+        found_in: dict[str, Any] = dict(
+            zip(asked, self._ask(commands, patient=patient), strict=True)
+        )
+        replies: list[Any] = [
+            found_in[key] if key in found_in else away[self._servers.address(key)]
             for key in keys
         ]
-        replies = self._ask(commands, patient=patient)
         names: set[str] = set()
         failed: dict[int, BrokerError] = {}
         for number, key, reply in zip(numbers, keys, replies, strict=True):
             if isinstance(reply, BrokerError):
                 failed[number] = reply
+                if isinstance(reply, BrokerUnavailable):
+                    self._pause(key)
                 continue
             found, foreign = _read(reply[0])
             if foreign:

@@ -310,8 +310,11 @@ class RedisRooms:
             self._metrics.count("stale_publications_dropped_total", amount=stale)
 
     def ping(self, room: str) -> None:
-        """Ask the server that has the room for a sign of life."""
-        self._servers.run([Command(self.keys.room(room).meta, ("PING",))])
+        """Ask the server that has the room for a sign of life; without one, any."""
+        if room:
+            self._servers.run([Command(self.keys.room(room).meta, ("PING",))])
+        else:
+            self._index.ping()
 
     def relay(self, room: str, message: str) -> None:
         """Send a message to whoever listens to the room; nothing is kept."""

@@ -1105,7 +1105,7 @@ def test_an_interrupted_publication_is_refused_when_redis_finds_it_later(
             outgoing.publish_all({room: drafts(2) for room in rooms})
         assert outgoing.depth == number
         assert not broker._servers.pool(("127.0.0.1", server.port), False)._idle
-        spawn(lambda: outgoing._send_all(outgoing._sender))  # type: ignore[arg-type]
+        spawn(lambda: outgoing._send_all(outgoing._home.sender))  # type: ignore[arg-type]
         until(lambda: outgoing.is_empty)
     if not sent:
         # Redis finds in its sockets what it had not run yet.
