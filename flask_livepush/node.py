@@ -322,8 +322,12 @@ class Node:
             live = self._presence.show(subscription.room, write)
         else:
             live = write(None)
-        if not live:
-            self._spawn_mend([subscription])
+        if live:
+            return
+        if not subscription.answered:
+            # Evicted or reset meanwhile: nothing was written, nobody else will answer.
+            raise Unavailable("The connection has lost something; join again.")
+        self._spawn_mend([subscription])
 
     def _snapshot(
         self, room: str, environ: dict[str, Any], position: Position, *, alone: bool

@@ -1990,3 +1990,43 @@ def test_a_commit_from_before_a_page_is_not_recovered_into_it(
     position = broker.publish("a", [row("1", 1)], attempt=attempt)
     assert broker.history("a", nothing).publications is None
     assert since(broker, Position(position.epoch, 0)) == ["updated1"]
+
+
+def test_one_dead_shard_delays_no_room_of_another(make: Make) -> None:
+    """Bug: rooms of healthy shards waited until the last of them answered."""
+    with redis_cluster() as cluster:
+        broker, recorder = make(cluster.url, prefix="p", quick=QUICK)
+        for node in cluster.nodes:
+            node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
+        outgoing = in_front_of(broker)
+        rooms = [f"r{number}" for number in range(12)]
+        serve(broker, *rooms)
+        for room in rooms:
+            assert outgoing.publish(room, drafts(0)).outcome == "stored"
+        at = {room: broker.shard(room) for room in rooms}
+        assert len(set(at.values())) == 3
+        gone = ("127.0.0.1", cluster.nodes[0].port)
+        away = [room for room in rooms if at[room] == gone]
+        there = [room for room in rooms if at[room] != gone]
+        cluster.nodes[0].pause()
+        try:
+            assert outgoing.publish(away[0], drafts(1)).outcome == "queued"
+            for room in there:
+                assert outgoing.publish(room, drafts(1)).outcome == "stored"
+            for room in away[1:]:
+                assert outgoing.publish(room, drafts(1)).outcome == "queued"
+            other, _ = make(cluster.url, prefix="p", quick=QUICK)
+            # The names of some are in the index of the one that is away; this process
+            # serves them.
+            outgoing.tell_everywhere([Everywhere("note", lambda room: True)])
+            recorder.wait(
+                lambda: all(len(recorder.offsets(room)) == 3 for room in there)
+            )
+            # Who joins there needs nothing of the one that is away.
+            assert other.history(there[0], other.position(there[0])).publications == []
+        finally:
+            cluster.nodes[0].go_on()
+        recorder.wait(lambda: all(len(recorder.offsets(room)) >= 3 for room in away))
+        until(lambda: outgoing.is_empty)
+        # To be told twice, with the part of the index that came later, is no harm.
+        assert all(len(recorder.offsets(room)) in (3, 4) for room in rooms)
