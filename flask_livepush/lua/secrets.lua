@@ -12,8 +12,6 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[1]))
 
--- The clock has gone back, or another one has written: it would be there for ever.
-redis.call('ZREMRANGEBYSCORE', KEYS[1], now + 60000, '+inf')
 local known = redis.call('ZRANGE', KEYS[1], 0, -1)
 local shared = #known == 0
 for _, fingerprint in ipairs(known) do
