@@ -171,8 +171,9 @@ static void dial(struct client *c)
         request, sizeof request,
         "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        "Sec-WebSocket-Key: bGl2ZXB1c2gtYmVuY2gtMQ==\r\n%s%s%s\r\n",
-        port, *cookie ? "Cookie: " : "", cookie, *cookie ? "\r\n" : "");
+        "Sec-WebSocket-Key: bGl2ZXB1c2gtYmVuY2gtMQ==\r\n"
+        "Origin: http://127.0.0.1:%d\r\n%s%s%s\r\n",
+        port, port, *cookie ? "Cookie: " : "", cookie, *cookie ? "\r\n" : "");
 
     if (length >= (int)sizeof request)
         fail("the cookie is too long", 0, 0);

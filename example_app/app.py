@@ -73,6 +73,9 @@ def create_app(*, local: bool = False) -> Flask:
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_SECURE=not local,
+        REMEMBER_COOKIE_HTTPONLY=True,
+        REMEMBER_COOKIE_SAMESITE="Lax",
+        REMEMBER_COOKIE_SECURE=not local,
         # As long as the session: a chat stays open for days.
         WTF_CSRF_TIME_LIMIT=None,
     )

@@ -126,8 +126,8 @@ def chat(user: User, room_id: int) -> bool:
 
 
 # What the others in a room may know of a user who is there.
-@livepush.identity
-def identity(user: User) -> dict[str, str]:
+@livepush.user_info
+def user_info(user: User) -> dict[str, str]:
     """Tell a user's name."""
     return {"name": user.name}
 

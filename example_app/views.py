@@ -54,7 +54,7 @@ def show_room(room_id: int) -> ResponseReturnValue:
         # For the template's empty message, which chat.js fills in.
         blank=Message(**dict.fromkeys(FIELDS, ""), room_id=0),
         live_room=chat.name(room_id=room.id),
-        live_user=livepush.user.name(user_id=current_user.get_id()),
+        live_user=livepush.user.name(user_id=current_user.id),
         max_length=MAX_LENGTH,
     )
 
@@ -137,7 +137,7 @@ def login() -> ResponseReturnValue:
         user = db.session.scalar(db.select(User).where(same))
         password = request.form.get("password", "")
         if user and check_password_hash(user.password_hash, password):
-            login_user(user)
+            login_user(user, remember="remember" in request.form)
         else:
             failed = True
     if current_user.is_authenticated:

@@ -24,8 +24,9 @@ would have met.
 from __future__ import annotations
 
 import logging
+import re
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ from sqlalchemy.sql.dml import UpdateBase
 
 from . import statements
 from .commits import Commits, Frame, Note
-from .declarations import Group, Tracking
+from .declarations import Declared, Group, Tracking
 from .emitter import Emitter
 from .errors import ConfigError
 from .failures import Failure, Failures
@@ -62,8 +63,12 @@ from .protocol.publication import Position
 from .rows import PrimaryKey, Rows, ends_transaction, is_application_s
 from .sessions import refusal
 from .tracking import Tracked
+from .watching import Watched
 
 log = logging.getLogger(__name__)
+
+_TEXTS = (sa.TextClause, sa.TextualSelect)
+_WORDS = re.compile(r"\w+")
 
 _SQLITE_SAVEPOINTS = (
     "A SAVEPOINT was made on an SQLite connection whose driver does not begin a "
@@ -202,7 +207,7 @@ class Capture:
         event.listen(target, "after_rollback", self._on_after_rollback, insert=True)
         event.listen(target, "after_transaction_end", self._on_end, insert=True)
 
-    def listen_to(self, tracked: Tracked) -> None:
+    def listen_to(self, tracked: Declared) -> None:
         """Take notice of flushed objects of a model, from now on."""
         model = tracked.model
         if model in self._listened:
@@ -229,7 +234,10 @@ class Capture:
 
     @contextmanager
     def suppress(self) -> Iterator[None]:
-        """Push no change of a row that is flushed or committed inside."""
+        """Push no change of a row that is flushed or committed inside.
+
+        Whose rights depend on such rows is asked about all the same.
+        """
         token = self._suppressed.set(True)
         try:
             yield
@@ -480,7 +488,7 @@ class Capture:
         self._ensure_frames(session, state)
         state.top.wrote = True
         self._vet(state)
-        ignored = state.refused or self._suppressed.get()
+        ignored = state.refused or self._is_ignored()
         state.flush = None if ignored else self._begin(session, state)
 
     def _begin(self, session: Session, state: _State) -> Flush:
@@ -488,7 +496,7 @@ class Capture:
             session,
             self._rows,
             groups=self._groups,
-            siblings=self._tracking.siblings,
+            siblings=self._siblings,
             tables=self._tables,
             wrote=state.wrote,
         )
@@ -580,12 +588,42 @@ class Capture:
         unsure = None
         if not writes or flush is None:
             self._on_hidden_writes(state, context)
-        elif not (context.isinsert or state.refused or self._suppressed.get()):
+        elif not (context.isinsert or state.refused or self._is_ignored()):
             keys = flush.before_statement(context)
             unsure = (flush, keys) if keys else None
         if writes:
             state.wrote.add(context.root_connection)
+            if self._tracking.watched:
+                self._ask_for_statement(state, context, followed=flush is not None)
         return unsure
+
+    def _ask_for_statement(
+        self, state: _State, context: Any, *, followed: bool
+    ) -> None:
+        """Have the rights asked about that a statement on a watched table concerns.
+
+        Args:
+            followed: Whether something is under way that is followed row by row.
+        """
+        table = getattr(context.compiled.statement, "table", None)
+        several = self._tracking.watched.get(table, ())
+        if not several:
+            return
+        # Of a model's own rows, which are written by their keys, more is known later.
+        # Those that a relationship has in its table, as its secondary, are announced by
+        # nobody.
+        own = followed and (context.isinsert or statements.is_by_key(context, table))
+        rights = Batch()
+        for watched in several:
+            for values in statements.written(context, watched.columns):
+                if (
+                    not own
+                    or watched.table is not None
+                    or watched.columns.keys() <= values.keys()
+                ):
+                    watched.invalidate(values, rights)
+        if rights.rechecks:
+            state.top.ask(rights)
 
     def _on_hidden_writes(self, state: _State, context: Any) -> None:
         """Look for statements that write inside a WITH (PostgreSQL)."""
@@ -595,6 +633,7 @@ class Capture:
         for inner in visitors.iterate(whole):
             if isinstance(inner, UpdateBase) and inner is not whole:
                 state.top.wrote = True
+                self._lose_rights(state, [getattr(inner, "table", None)])
                 for mapper in self._tables().get(getattr(inner, "table", None), ()):
                     self._note_statement(state, mapper, inner, {}, context.dialect.name)
 
@@ -613,8 +652,17 @@ class Capture:
     def _more(self) -> tuple[Tracked, ...]:
         return tuple(t for s in self._scopes.get() for t in s.tracked)
 
+    def _is_ignored(self) -> bool:
+        """Say whether nothing that is written now is followed."""
+        return self._suppressed.get() and not self._tracking.watched
+
     def _groups(self, cls: type) -> tuple[Group, ...]:
+        if self._suppressed.get():
+            return self._tracking.rights(cls)
         return self._tracking.groups(cls, self._more())
+
+    def _siblings(self, cls: type) -> tuple[Group, ...]:
+        return () if self._suppressed.get() else self._tracking.siblings(cls)
 
     def _tables(self) -> Mapping[Any, tuple[Mapper[Any], ...]]:
         return self._tracking.tables(self._more())
@@ -642,8 +690,10 @@ class Capture:
             return None
         self._ensure_frames(session, state)
         state.top.wrote = True
+        if self._tracking.watched and isinstance(statement, _TEXTS):
+            self._ask_for_text(state, statement)
         mapper = execution.bind_mapper
-        if mapper is None or self._suppressed.get():
+        if mapper is None or self._is_ignored():
             return None
         if not execution.is_orm_statement or not isinstance(statement, UpdateBase):
             return None
@@ -657,7 +707,7 @@ class Capture:
         self, execution: ORMExecuteState, mapper: Mapper[Any], statement: Any
     ) -> statements.Keys | None:
         """Return the rows a statement is on, where it can be followed by row."""
-        concerned = (*self._tracking.of_model(mapper.class_), *self._more())
+        concerned = self._concerned(mapper)
         groups = self._groups(mapper.class_)
         if not concerned or not {*concerned} <= {t for g in groups for t in g.tracked}:
             return None  # of a subclass, which the statement says nothing of
@@ -696,6 +746,7 @@ class Capture:
                     state.top.add(op)
             elif matched != 0:
                 self._note_orm_statement(execution, mapper, statement)
+                self._lose_rights(state, mapper.tables)
         except Exception as error:  # noqa: BLE001 - the statement has been run
             self._failed("_run", error, session)
         return result
@@ -716,8 +767,9 @@ class Capture:
         parameters: Any,
         dialect: str,
     ) -> None:
-        concerned = (*self._tracking.of_model(mapper.class_), *self._more())
-        for tracked in dict.fromkeys(concerned):
+        for tracked in dict.fromkeys(self._concerned(mapper)):
+            if isinstance(tracked, Watched):
+                continue  # they are asked about when the database is given it
             try:
                 rooms = statements.rooms_of(tracked, statement, parameters, dialect)
             except Exception as error:  # noqa: BLE001 - all rooms are told instead
@@ -725,7 +777,30 @@ class Capture:
                 rooms = None
             state.top.notes.append(_bulk(tracked, rooms))
 
-    def _note_unknown(self, tracked: Tracked, error: Exception) -> None:
+    def _concerned(self, mapper: Mapper[Any]) -> Sequence[Declared]:
+        """Return the declarations whose rows a statement on a class may touch."""
+        own = self._tracking.of_model(mapper.class_)
+        if self._suppressed.get():
+            return [t for t in own if isinstance(t, Watched)]
+        return (*own, *self._more())
+
+    def _lose_rights(self, state: _State, tables: Iterable[Any]) -> None:
+        """Have all rights asked about that may depend on the rows of tables."""
+        rights = Batch()
+        for table in tables:
+            for watched in self._tracking.watched.get(table, ()):
+                watched.invalidate_everywhere(rights)
+        if rights.rechecks:
+            state.top.ask(rights)
+
+    def _ask_for_text(self, state: _State, statement: Any) -> None:
+        """Have all rights asked about that SQL as text may change, by its words."""
+        inner: Any = getattr(statement, "element", statement)
+        words = set(_WORDS.findall(str(inner.text).lower()))
+        named = (t for t in self._tracking.watched if str(t.name).lower() in words)
+        self._lose_rights(state, named)
+
+    def _note_unknown(self, tracked: Declared, error: Exception) -> None:
         self._failures.note(
             (tracked, "statement"),
             Failure(
@@ -762,16 +837,23 @@ class Capture:
             )
         except BaseException:
             # Such as gevent's Timeout, which is not ours to end.
-            if allowed:
-                self._abandon(tuple(frame.concerned))
+            concerned = frame.concerned
+            self._abandon(
+                [t for t in concerned if allowed or isinstance(t, Watched)],
+                frame.rights,
+            )
             raise
         self.pushed(emitter.publish_batch(batch))
 
-    def _abandon(self, tracked: Sequence[Tracked]) -> None:
+    def _abandon(
+        self, tracked: Sequence[Declared], rights: Batch | None = None
+    ) -> None:
         """Let the sender tell all rooms of declarations to read anew."""
         emitter = self._emitter()
-        if emitter is not None:
+        if emitter is not None and (tracked or rights):
             batch = Batch()
+            if rights is not None:
+                batch.include(rights)
             for each in tracked:
                 each.invalidate_everywhere(batch)
             emitter.publish_later(batch)

@@ -398,6 +398,8 @@ def _examine_application(info: ScriptInfo, arguments: str | None) -> Iterator[Fi
             app.config,
             now=time.monotonic,
             knows=None if extension is None else extension.knows,
+            logins=settings.logins,
+            logins_prefix=settings.logins_prefix,
         )
     said = "" if error is None else str(error)
     if error is not None and not _is_told(said, settings):

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import SessionTransaction
 
-from .declarations import Group
+from .declarations import Declared, Group
 from .failures import Failure, Failures
 from .flushes import SAME, Op, RowId
 from .protocol.batch import Batch
 from .row import Values
 from .rows import PrimaryKey, Rows, harmless, is_application_s
-from .tracking import Change, Tracked
+from .tracking import Change
+from .watching import Watched
 
 log = logging.getLogger(__name__)
 
@@ -61,28 +62,34 @@ class Frame:
         ops: What was done to each row.
         reads: What rows have become, where that was read since they were last written.
         stale: Declarations of which it is not known which rows were written.
+        rights: What its statements are to have asked about again.
     """
 
     transaction: SessionTransaction | None
     ops: dict[RowId, Op] = field(default_factory=dict)
     reads: dict[RowId, Read] = field(default_factory=dict)
-    stale: dict[Tracked, None] = field(default_factory=dict)
+    stale: dict[Declared, None] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
+    rights: Batch | None = None
     committed: bool = False
     wrote: bool = False
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to push."""
-        return not (self.ops or self.stale or self.notes)
+        return not (self.ops or self.stale or self.notes or self.rights)
 
     @property
     def concerns_rows(self) -> bool:
-        """Whether it has changes of rows, or what stands for them."""
-        return bool(self.ops or self.stale) or any(n.of_rows for n in self.notes)
+        """Whether it has changes of rows to be shown, or what stands for them."""
+        return (
+            any(len(group.watched) < len(group.tracked) for group, _ in self.ops)
+            or any(not isinstance(t, Watched) for t in self.stale)
+            or any(n.of_rows for n in self.notes)
+        )
 
     @property
-    def concerned(self) -> dict[Tracked, None]:
+    def concerned(self) -> dict[Declared, None]:
         """The declarations of the rows it has."""
         found = dict(self.stale)
         for group, _ in self.ops:
@@ -100,7 +107,13 @@ class Frame:
             self.ops.clear()
             self.reads.clear()
 
-    def lose(self, tracked: Iterable[Tracked]) -> None:
+    def ask(self, rights: Batch) -> None:
+        """Add what is to be asked about again."""
+        if self.rights is None:
+            self.rights = Batch()
+        self.rights.include(rights)
+
+    def lose(self, tracked: Iterable[Declared]) -> None:
         """Give up knowing which rows of declarations were written."""
         self.stale.update(dict.fromkeys(tracked))
 
@@ -111,6 +124,8 @@ class Frame:
         self.reads.update((r, v) for r, v in inner.reads.items() if r in self.ops)
         self.stale.update(inner.stale)
         self.notes.extend(inner.notes)
+        if inner.rights is not None:
+            self.ask(inner.rights)
         self.wrote |= inner.wrote
 
 
@@ -246,34 +261,44 @@ class Commits:
 
         Args:
             since: A moment before it was committed.
-            allowed: Whether changes of rows are pushed.
+            allowed: Whether changes of rows are pushed; whose rights depend on them is
+                asked about all the same.
             uncertain: Whether it may not have been committed.
             undone: Whether it may be that only the end of it was committed, and rows
                 that were flushed earlier are not what they were.
         """
         batch = Batch(since)
-        if allowed:
+        if allowed or any(group.watched for group, _ in frame.ops) or frame.stale:
             stale = dict(frame.stale)
-            reads = self._all_reads(frame, stale)
-            calls = any(t.calls for group, _ in frame.ops for t in group.tracked)
+            reads = self._all_reads(frame, stale, allowed=allowed)
+            calls = allowed and any(t.calls for g, _ in frame.ops for t in g.tracked)
             with self._apart() if calls else nullcontext():
                 for row, op in frame.ops.items():
-                    self._push(op, reads.get(row), batch, stale)
+                    told = op.group.tracked if allowed else op.group.watched
+                    if told:
+                        self._push(op, reads.get(row), batch, stale, told)
                     if uncertain and op.own is not None:
-                        _invalidate(op.group, op.own, batch)
+                        _invalidate(told, op.own, batch)
             for tracked in stale:
-                tracked.invalidate_everywhere(batch)
+                if allowed or isinstance(tracked, Watched):
+                    tracked.invalidate_everywhere(batch)
             if undone:
                 batch = batch.doubted()
         for note in frame.notes:
             if allowed or not note.of_rows:
                 batch.include(note.batch)
+        if frame.rights is not None:
+            batch.include(frame.rights)
         return batch.doubted() if uncertain else batch
 
     def _push(
-        self, op: Op, read: Read | None, batch: Batch, stale: dict[Tracked, None]
+        self,
+        op: Op,
+        read: Read | None,
+        batch: Batch,
+        stale: dict[Declared, None],
+        tracked: Sequence[Declared],
     ) -> None:
-        tracked = op.group.tracked
         if op.doubtful:
             stale.update(dict.fromkeys(tracked))
         if read is None:
@@ -286,11 +311,11 @@ class Commits:
                 if op.own is None:
                     stale.update(dict.fromkeys(tracked))
                 else:
-                    _invalidate(op.group, op.own, batch)
+                    _invalidate(tracked, op.own, batch)
                 return
             before = after
         if after is None and stamp is None and op.own is not None:
-            _invalidate(op.group, op.own, batch)
+            _invalidate(tracked, op.own, batch)
         if before and after and any(before[n] != after[n] for n in op.loose):
             # Other transactions have moved it meanwhile, by other tables.
             stale.update(dict.fromkeys(tracked))
@@ -300,11 +325,13 @@ class Commits:
                 each.push(change, batch)
 
     def _all_reads(
-        self, frame: Frame, stale: dict[Tracked, None]
+        self, frame: Frame, stale: dict[Declared, None], *, allowed: bool
     ) -> Mapping[RowId, Read]:
         unread: dict[tuple[Engine | Connection, Group], list[Op]] = {}
         for row, op in frame.ops.items():
-            if row not in frame.reads and op.group.tracked[0] not in stale:
+            if row in frame.reads or not (allowed or op.group.watched):
+                continue
+            if op.group.tracked[0] not in stale:
                 unread.setdefault((_bind(op.connection), op.group), []).append(op)
         if not unread:
             return frame.reads
@@ -349,6 +376,6 @@ def _bind(connection: Connection) -> Engine | Connection:
     return connection.engine if connection.closed else connection
 
 
-def _invalidate(group: Group, values: Values, batch: Batch) -> None:
-    for tracked in group.tracked:
-        tracked.invalidate(values, batch)
+def _invalidate(declared: Sequence[Declared], values: Values, batch: Batch) -> None:
+    for each in declared:
+        each.invalidate(values, batch)

@@ -15,6 +15,10 @@ from .errors import ConfigError
 from .rooms import Room
 from .sources import Source
 from .tracking import Tracked
+from .watching import Watched
+
+#: What is declared of a model.
+Declared = Tracked | Watched
 
 # What is remembered of declarations that hold in blocks alone.
 _MAX_GROUPS = 1_000
@@ -29,10 +33,12 @@ class Group:
             locked; None: what they read is read after the commit.
     """
 
-    def __init__(self, tracked: Sequence[Tracked], home: sa.Table | None) -> None:
+    def __init__(self, tracked: Sequence[Declared], home: sa.Table | None) -> None:
         self.tracked = tuple(tracked)
+        #: Those of them that say whose rights are to be asked about again, and no more.
+        self.watched = tuple(t for t in tracked if isinstance(t, Watched))
         self.home = home
-        self.model = tracked[0].model
+        self.model: type = tracked[0].model
         self.mapper = tracked[0].mapper
         paths = {text: path for t in tracked for text, path in t.source.paths.items()}
         self.source = Source(self.mapper, paths)
@@ -62,16 +68,27 @@ class Group:
         return any(t.moves(touched) for t in self.tracked)
 
 
-def _grouped(tracked: Sequence[Tracked], late: frozenset[str]) -> tuple[Group, ...]:
+def _grouped(tracked: Sequence[Declared], late: frozenset[str]) -> tuple[Group, ...]:
     """Put declarations together; ``late`` are kinds to be read after the commit."""
-    found: dict[tuple[type, sa.Table | None], list[Tracked]] = {}
+    found: dict[tuple[type, sa.Table | None], list[Declared]] = {}
     for t in tracked:
-        home = None if t.kind in late else t.home
-        found.setdefault((t.model, home), []).append(t)
+        if isinstance(t, Tracked):
+            home = None if t.kind in late else t.home
+            found.setdefault((t.model, home), []).append(t)
+    for t in tracked:
+        if isinstance(t, Watched):
+            # Nothing orders what it says: it may be read with the rest.
+            own = (t.model, t.home)
+            found.setdefault(
+                (t.model, None)
+                if own not in found and (t.model, None) in found
+                else own,
+                [],
+            ).append(t)
     return tuple(Group(several, home) for (_, home), several in found.items())
 
 
-def _covers(tracked: Tracked, mapper: Mapper[Any]) -> bool:
+def _covers(tracked: Declared, mapper: Mapper[Any]) -> bool:
     """Say whether a declaration holds for the objects of a mapper.
 
     The rows of a concrete subclass are in a table of their own, with keys of their own.
@@ -83,7 +100,7 @@ def _covers(tracked: Tracked, mapper: Mapper[Any]) -> bool:
 
 
 def _by_table(
-    tracked: Iterable[Tracked],
+    tracked: Iterable[Declared],
 ) -> Mapping[Any, tuple[Mapper[Any], ...]]:
     found: dict[Any, dict[Mapper[Any], None]] = {}
     for t in tracked:
@@ -96,14 +113,18 @@ class Tracking:
     """All declarations of one extension."""
 
     def __init__(self) -> None:
-        self._tracked: list[Tracked] = []
+        self._tracked: list[Declared] = []
+        #: The tables by whose rows rights change, with what is declared of them.
+        self.watched: dict[Any, tuple[Watched, ...]] = {}
         self._forget()
 
     def _forget(self) -> None:
-        self._by_class: dict[type, tuple[Tracked, ...]] = {}
+        self._by_class: dict[type, tuple[Declared, ...]] = {}
         self._by_model: dict[tuple[Any, ...], tuple[Group, ...]] = {}
         self._groups: dict[tuple[Any, ...], tuple[Group, ...]] = {}
         self._siblings: dict[type, tuple[Group, ...]] = {}
+        self._rights: dict[type, tuple[Group, ...]] = {}
+        self._rights_by_model: dict[type, tuple[Group, ...]] = {}
         self._tables: Mapping[Any, tuple[Mapper[Any], ...]] | None = None
 
     def add(self, tracked: Tracked) -> None:
@@ -114,7 +135,7 @@ class Tracking:
                 declaration exists.
         """
         for other in self._tracked:
-            if other.kind != tracked.kind:
+            if isinstance(other, Watched) or other.kind != tracked.kind:
                 continue
             others = other.rooms or other.of
             shared = [r for r in tracked.rooms or tracked.of if r in others]
@@ -127,11 +148,19 @@ class Tracking:
         self._tracked.append(tracked)
         self._forget()
 
-    def all(self) -> tuple[Tracked, ...]:
-        """Return all declarations."""
+    def watch(self, watched: Watched) -> None:
+        """Add a declaration of whose rights depend on the rows of a table."""
+        for table in watched.tables:
+            self.watched[table] = (*self.watched.get(table, ()), watched)
+        if watched.table is None:
+            self._tracked.append(watched)
+            self._forget()
+
+    def all(self) -> tuple[Declared, ...]:
+        """Return all declarations of models."""
         return tuple(self._tracked)
 
-    def of_model(self, cls: type) -> tuple[Tracked, ...]:
+    def of_model(self, cls: type) -> tuple[Declared, ...]:
         """Return the declarations whose rows a statement on a class may touch."""
         return tuple(
             t
@@ -139,7 +168,7 @@ class Tracking:
             if issubclass(cls, t.model) or issubclass(t.model, cls)
         )
 
-    def of_class(self, cls: type) -> tuple[Tracked, ...]:
+    def of_class(self, cls: type) -> tuple[Declared, ...]:
         """Return the declarations that hold for objects of a class."""
         found = self._by_class.get(cls)
         if found is None:
@@ -148,7 +177,7 @@ class Tracking:
             self._by_class[cls] = found
         return found
 
-    def groups(self, cls: type, more: tuple[Tracked, ...] = ()) -> tuple[Group, ...]:
+    def groups(self, cls: type, more: tuple[Declared, ...] = ()) -> tuple[Group, ...]:
         """Return the same, those of one model that are read in one way together.
 
         Args:
@@ -166,17 +195,37 @@ class Tracking:
             found = self._groups[key] = tuple(groups)
         return found
 
-    def _groups_of(self, model: type, more: tuple[Tracked, ...]) -> tuple[Group, ...]:
+    def _groups_of(self, model: type, more: tuple[Declared, ...]) -> tuple[Group, ...]:
         # One for all classes that have them: a row has one entry in a commit.
         key = (model, *more)
         found = self._by_model.get(key)
         if found is None:
             known = (*self._tracked, *more)
-            late = frozenset(t.kind for t in known if t.home is None)
+            late = frozenset(t.kind for t in known if t.home is None and t.kind)
             found = _grouped([t for t in known if t.model is model], late)
             if len(self._by_model) >= _MAX_GROUPS:
                 self._by_model.clear()
             self._by_model[key] = found
+        return found
+
+    def rights(self, cls: type) -> tuple[Group, ...]:
+        """Return the groups for a class of what is watched alone."""
+        if not self.watched:
+            return ()
+        found = self._rights.get(cls)
+        if found is None:
+            own = [t for t in self.of_class(cls) if isinstance(t, Watched)]
+            models = dict.fromkeys(t.model for t in own)
+            groups = (self._rights_of(model) for model in models)
+            found = self._rights[cls] = tuple(g for several in groups for g in several)
+        return found
+
+    def _rights_of(self, model: type) -> tuple[Group, ...]:
+        found = self._rights_by_model.get(model)
+        if found is None:
+            own = [t for t in self._tracked if isinstance(t, Watched)]
+            own = [t for t in own if t.model is model]
+            found = self._rights_by_model[model] = _grouped(own, frozenset())
         return found
 
     def siblings(self, cls: type) -> tuple[Group, ...]:
@@ -200,7 +249,7 @@ class Tracking:
         return found
 
     def tables(
-        self, more: tuple[Tracked, ...] = ()
+        self, more: tuple[Declared, ...] = ()
     ) -> Mapping[Any, tuple[Mapper[Any], ...]]:
         """Return the tables in which rows of tracked models are, with the models."""
         if more:
@@ -211,4 +260,6 @@ class Tracking:
 
     def of_room(self, room: Room) -> tuple[Tracked, ...]:
         """Return the declarations that have rows in a kind of room."""
-        return tuple(t for t in self._tracked if t.belongs_to(room))
+        return tuple(
+            t for t in self._tracked if isinstance(t, Tracked) and t.belongs_to(room)
+        )

@@ -9,6 +9,7 @@ from flask import Flask
 
 from .auth import Auth, Visitor
 from .failures import Failure, Failures
+from .login.caller import Handshake
 from .protocol.fitting import fit
 from .protocol.publication import INVALIDATED
 from .rooms import Rooms
@@ -50,9 +51,13 @@ class Door:
         """Say whether the name matches a rule."""
         return self._rooms.find(room) is not None
 
-    def admit(self, room: str, environ: dict[str, Any]) -> Visitor:
-        """Return the connection's user if the rule lets it in; raise if not."""
-        return self._auth.admit(room, environ)
+    def admit(self, room: str, handshake: Handshake, *, user: Any = None) -> Visitor:
+        """Return the connection's user if the rule lets it in; raise if not.
+
+        Args:
+            user: The handshake's user, loaded a moment ago; None: it is loaded now.
+        """
+        return self._auth.admit(room, handshake, user=user)
 
     def has_presence(self, room: str) -> bool:
         """Say whether the room's subscribers may know who is in it."""
@@ -94,6 +99,6 @@ class Door:
             self._failures.note((pattern, kind, field, "too large"), failure)
         return text
 
-    def state(self, room: str, environ: dict[str, Any]) -> str | None:
+    def state(self, room: str, handshake: Handshake) -> str | None:
         """Read the room's own part of a snapshot for one user."""
-        return self._auth.state(room, environ)
+        return self._auth.state(room, handshake)

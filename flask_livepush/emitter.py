@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from .brokers.logins import Recheck
 from .errors import PublicationTooLarge
 from .failures import Failure, Failures
 from .metrics import OFF, Metrics
@@ -44,6 +45,7 @@ class Emitter:
         patience: Returns how many seconds a commit of the moment may wait until what it
             has for all rooms is told; a view never does.
         failures: Takes note of what is not published as it was meant.
+        recheck: Has subscriptions asked about again, in every process; it never blocks.
     """
 
     def __init__(
@@ -53,8 +55,10 @@ class Emitter:
         metrics: Metrics = OFF,
         patience: Callable[[], float] = lambda: 0.0,
         failures: Failures | None = None,
+        recheck: Callable[[Sequence[Recheck]], None] = lambda orders: None,
     ) -> None:
         self._outgoing = outgoing
+        self._ask_again = recheck
         self._metrics = metrics
         self._patience = patience
         self._failures = failures or Failures()
@@ -98,6 +102,7 @@ class Emitter:
         """
         positions: dict[str, Position] = {}
         told: set[str] = set()
+        self._recheck(batch)
         try:
             rooms = self._rooms_of(batch)
             self._publish_rooms(rooms, positions, batch.since, told=told)
@@ -116,6 +121,7 @@ class Emitter:
         not asked, and nothing is waited for.
         """
         told: set[str] = set()
+        self._recheck(batch)
         try:
             rooms = self._rooms_of(batch)
             while rooms:
@@ -126,6 +132,16 @@ class Emitter:
         except Exception:
             log.exception("Putting off what a commit pushes failed")
         self._tell_everywhere(batch, told)
+
+    def _recheck(self, batch: Batch) -> None:
+        """Have rights asked about again: first of all, as it waits for nobody."""
+        orders = batch.rechecks
+        if not orders:
+            return
+        try:
+            self._ask_again(orders)
+        except Exception:
+            log.exception("Asking again for rights failed; it is done in time anyway")
 
     def _rooms_of(self, batch: Batch) -> dict[str, list[Draft]]:
         """Return the drafts of each room that a commit names.

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import (
@@ -29,8 +30,10 @@ from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from . import config as configuration
 from . import draining, message_queue, signals
-from .auth import Auth, Identity, current_id, expected_id, id_of
+from .auth import Auth
 from .brokers.base import Broker
+from .brokers.logins import Ended, Logins, Recheck
+from .connections import Connections
 from .door import Door
 from .draining import Drain, Draining
 from .emitter import Emitter
@@ -38,6 +41,13 @@ from .errors import BrokerError, ConfigError, UsageError
 from .failures import Failure, Failures
 from .health import Health
 from .hub import Hub
+from .login.bearer import Bearer
+from .login.handshakes import Authenticate, Handshakes, UsersLoader
+from .login.identity import Hook, Identities
+from .login.ids import LoginIds, secret_keys
+from .login.session import LoginSessions
+from .login.tickets import Tickets
+from .login.views import LoginViews
 from .message_queue import MessageQueue
 from .metrics import Meters
 from .metrics_page import MetricsPage
@@ -59,6 +69,7 @@ from .transports.farewell import Farewell
 
 if TYPE_CHECKING:
     from flask_socketio import SocketIO
+    from sqlalchemy import Engine
 
     from .live_models import LiveModels
 
@@ -66,6 +77,7 @@ log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=MetricsRule)
+H = TypeVar("H", bound=Hook)
 C = TypeVar("C", bound=type)
 
 _STATE = invalidated("state")
@@ -91,6 +103,10 @@ class _App:
     presence: Presence
     draining: Draining
     failures: Failures
+    logins: Logins
+    login_ids: LoginIds
+    login_sessions: LoginSessions
+    tickets: Tickets
     #: Called when a context is entered, until Flask-SQLAlchemy is found.
     look: Callable[..., None] | None
 
@@ -123,12 +139,14 @@ class LivePush:
         self._has_pages = False
         self._metrics_rule: MetricsRule | None = None
         self._models: LiveModels | None = None
-        self._identity: Identity | None = None
+        self._authenticate: Authenticate | None = None
+        self._users_loader: UsersLoader | None = None
         self._warned: set[str | None] = set()
         self._failures = Failures(self._tell_failure)
         # Its variable is called as the columns are that say whose a row is, so that
         # track(rooms=livepush.user) works for such models.
-        self.user = self.room("user:<path:user_id>", presence=False)(_is_this_user)
+        self.user = self.room("user:<path:user_id>", presence=False)(self._is_user)
+        self._identities = Identities(self.user.pattern, self._failures)
         if app is not None:
             self.init_app(app)
 
@@ -166,7 +184,34 @@ class LivePush:
         failures = Failures(tell)
         broker = message_queue.broker(queue, settings, server, meters)
         peers = message_queue.peers(queue, server)
-        link = connections.link(server, settings, peers, meters)
+        logins = message_queue.logins(
+            queue,
+            settings,
+            session_lifetime=app.permanent_session_lifetime.total_seconds(),
+            server=server,
+            failures=failures,
+            metrics=meters,
+            engine=partial(_engine, app),
+        )
+        login_ids = LoginIds(app)
+        login_sessions = LoginSessions(
+            app, logins, login_ids, self._identities, now=time.time
+        )
+        tickets = Tickets(app, login_ids, now=time.time)
+        handshakes = Handshakes(
+            app,
+            logins,
+            login_ids,
+            self._identities,
+            tickets,
+            allow_anonymous=settings.allow_anonymous,
+            adopted=self._adopted is not None,
+            authenticate=lambda: self._authenticate,
+            users_loader=lambda: self._users_loader,
+            failures=failures,
+        )
+        bearer = Bearer(handshakes.claim, keys=partial(secret_keys, app))
+        link = connections.link(server, settings, peers, meters, bearing=bearer)
         fanout = Fanout(server, link.outlet, reset_within=settings.reset_within)
         hub = Hub(
             fanout,
@@ -177,11 +222,21 @@ class LivePush:
             metrics=meters,
         )
         link.evict_by(hub.evict)
-        auth = Auth(
+        LoginViews(
             app,
-            self._rooms,
+            prefix=settings.url_prefix,
+            handshakes=handshakes,
+            sessions=login_sessions,
+            tickets=tickets,
+            ids=login_ids,
             allow_anonymous=settings.allow_anonymous,
-            identity=lambda: self._identity,
+            origins=settings.cors_origins,
+        )
+        auth = Auth(
+            handshakes,
+            self._rooms,
+            self._identities,
+            allow_anonymous=settings.allow_anonymous,
             failures=failures,
         )
         presence = Presence(
@@ -209,6 +264,8 @@ class LivePush:
             spawn=server.start_background_task,
             now=time.monotonic,
             snapshot_timeout=settings.snapshot_timeout,
+            joins=settings.max_joins_per_second,
+            whispers=settings.max_whispers_per_second,
             metrics=meters,
             failures=failures,
         )
@@ -221,6 +278,17 @@ class LivePush:
         )
         if farewell.look_every is not None:
             link.every(farewell.look_every, farewell.ask_the_old)
+        registry = Connections(
+            handshakes.caller,
+            logins,
+            may_be_somebody=handshakes.may_be_somebody,
+            max_per_user=settings.max_connections_per_user,
+            spawn=server.start_background_task,
+            sleep=server.sleep,
+            now=time.monotonic,
+            metrics=meters,
+        )
+        logins.listen(registry)
         connected = events.Events(
             server,
             node=node,
@@ -228,11 +296,8 @@ class LivePush:
             outlet=link.outlet,
             spawn=link.spawn,
             spawn_answers=link.spawn_answers,
-            may_connect=(
-                auth.may_connect
-                if self._adopted is None and not settings.allow_anonymous
-                else None
-            ),
+            connections=registry,
+            bearing=bearer,
             max_pending=settings.max_pending_messages,
             in_order=self._adopted is None,
             farewell=farewell,
@@ -253,8 +318,8 @@ class LivePush:
             has_read=self._has_read,
             knows=self.knows,
             own=self.user,
-            expected_id=expected_id,
-            current_id=current_id,
+            expected_id=login_sessions.expected,
+            current_id=login_sessions.current,
             failures=failures,
         )
         if self._has_pages:
@@ -265,7 +330,7 @@ class LivePush:
             meters=meters,
             token=settings.metrics_token,
             rule=lambda: self._metrics_rule,
-            user=auth.user,
+            user=handshakes.user,
         )
         leaving = Draining(
             settings,
@@ -301,6 +366,7 @@ class LivePush:
                 metrics=meters,
                 patience=_patience,
                 failures=failures,
+                recheck=logins.recheck,
             ),
             socketio=instance,
             pages=pages,
@@ -308,6 +374,10 @@ class LivePush:
             presence=presence,
             draining=leaving,
             failures=failures,
+            logins=logins,
+            login_ids=login_ids,
+            login_sessions=login_sessions,
+            tickets=tickets,
             look=self._find_flask_sqlalchemy(app),
         )
         app.teardown_appcontext(self._end_unannounced)
@@ -399,13 +469,39 @@ class LivePush:
         compiled = Pattern(pattern, known | dict(converters or {}))
 
         def decorate(rule: Rule) -> Room:
-            room = Room(compiled, rule, self.emit, whisper=whisper, presence=presence)
+            room = Room(
+                compiled,
+                rule,
+                self.emit,
+                whisper=whisper,
+                presence=presence,
+                watch=self._watch_rights,
+            )
             self._rooms.add(room)
             return room
 
         return decorate
 
-    def identity(self, function: Identity) -> Identity:
+    def identity(self, function: H) -> H:
+        """Decorate the function that says which id a user has.
+
+        It is called with the user and returns a text, a whole number or a UUID: the id
+        in ``user:<id>``, of :meth:`notify` and in presence. Without it that is the
+        primary key of a mapped class, and the attribute ``id`` of another. It must not
+        change while a user is logged in, and be nobody else's.
+
+        One that returns a dict says what others may know of a user, as
+        :meth:`user_info` does, and leaves the id as it is.
+
+        Raises:
+            ConfigError: There is one already.
+        """
+        if self._identities.hook is not None:
+            raise ConfigError("@livepush.identity was used already; keep one of them.")
+        self._identities.hook = function
+        return function
+
+    def user_info(self, function: H) -> H:
         """Decorate the function that says what others may know of a user.
 
         It is called with the user once for each join of a room that has presence,
@@ -415,9 +511,44 @@ class LivePush:
         Raises:
             ConfigError: There is one already.
         """
-        if self._identity is not None:
-            raise ConfigError("@livepush.identity was used already; keep one of them.")
-        self._identity = function
+        if self._identities.info_hook is not None:
+            raise ConfigError("@livepush.user_info was used already; keep one of them.")
+        self._identities.info_hook = function
+        return function
+
+    def authenticate(self, function: H) -> H:
+        """Decorate the function that knows users by what is given with a CONNECT.
+
+        It is called with that, ``auth`` in Socket.IO's words, whenever it is decided
+        about the connection: when it comes, at joins, and from time to time. It returns
+        the user, or None if it is nobody's or no longer. What is given so decides
+        alone: no cookie is looked at then.
+
+        Raises:
+            ConfigError: There is one already.
+        """
+        if self._authenticate is not None:
+            raise ConfigError(
+                "@livepush.authenticate was used already; keep one of them."
+            )
+        self._authenticate = function
+        return function
+
+    def users_loader(self, function: H) -> H:
+        """Decorate the function that loads many users at once.
+
+        It is called with a list of what Flask-Login's user loader takes one of, and
+        returns the users in any order, or a dict of them by that. Without it the user
+        loader is called for each.
+
+        Raises:
+            ConfigError: There is one already.
+        """
+        if self._users_loader is not None:
+            raise ConfigError(
+                "@livepush.users_loader was used already; keep one of them."
+            )
+        self._users_loader = function
         return function
 
     def track(
@@ -605,7 +736,14 @@ class LivePush:
 
     def _may_tell(self, name: str) -> bool:
         # Who was notified is nobody else's business.
-        return not self.user.has_name(name) or name == f"user:{current_id()}"
+        if not self.user.has_name(name):
+            return True
+        identity = self._app().login_sessions.current()
+        return identity is not None and name == self.user.name(user_id=identity)
+
+    def _is_user(self, user: Any, user_id: str) -> bool:
+        """Let users into their own rooms: the rule of ``user:<id>``."""
+        return self._identities.of(user) == user_id
 
     def _scope(self) -> AbstractContextManager[dict[str, Position]]:
         return self._live_models().scope(())
@@ -660,16 +798,63 @@ class LivePush:
         """Emit an event to every device of one user.
 
         Args:
-            user: The user, or its id as Flask-Login has it.
+            user: The user, or its id: the primary key, or what ``@livepush.identity``
+                returns.
+
+        Raises:
+            UsageError: It is no user, or one without an id.
         """
-        identity = id_of(user)
+        room = self.user.name(user_id=self._identity_of("notify", user))
+        return self.emit(room, event, data, after_commit=after_commit)
+
+    def end_login(self, credential: str) -> None:
+        """End the login of a token, a key or the like: its connections are closed.
+
+        For what a request loader or :meth:`authenticate` knows users by, when the
+        application revokes it. Where the credential was somewhere else than in a
+        header, the query, a cookie or what was given with the CONNECT, connections end
+        when users are next asked about.
+
+        Args:
+            credential: As the client sends it, with ``Bearer`` or without.
+
+        Raises:
+            UsageError: It is empty, or the application has no SECRET_KEY.
+        """
+        state = self._app()
+        given = isinstance(credential, str) and bool(credential.strip())
+        ids = state.login_ids.of_credential(credential) if given else ()
+        if not ids:
+            raise UsageError(
+                "livepush.end_login(…) takes the token or key that the client sends, "
+                "as text, in an application that has a SECRET_KEY."
+            )
+        state.logins.end([Ended(one) for one in ids])
+
+    def disconnect_user(self, user: Any) -> None:
+        """Close all connections of a user, in all processes.
+
+        Whoever is still logged in may connect again: log the user out, change what
+        ``get_id()`` returns, or deactivate the user before.
+
+        Args:
+            user: The user, or its id, as for :meth:`notify`.
+
+        Raises:
+            UsageError: It is no user, or one without an id.
+        """
+        identity = self._identity_of("disconnect_user", user)
+        self._app().logins.recheck([Recheck(user=identity, close=True)])
+
+    def _identity_of(self, verb: str, user: Any) -> str:
+        identity = self._identities.named(user)
         if identity is None:
             raise UsageError(
-                f"livepush.notify({user!r}, …): it must be a user that is logged in "
-                "somewhere, or the id of one."
+                f"livepush.{verb}(…): it must be a user or the id of one, and not of "
+                f"type {type(user).__name__} without an id. Say with "
+                "@livepush.identity which id such users have."
             )
-        room = self.user.name(user_id=identity)
-        return self.emit(room, event, data, after_commit=after_commit)
+        return identity
 
     def invalidate(self, target: Any) -> None:
         """Tell screens to read anew what no session saw change.
@@ -684,7 +869,9 @@ class LivePush:
         Raises:
             UsageError: It is none of these.
         """
-        batch = self._staleness(target)
+        self._waiting_for_commit(self._staleness(target))
+
+    def _waiting_for_commit(self, batch: Batch) -> None:
         if self._models is not None:
             if self._models.defer(batch, wait=False):
                 return
@@ -692,6 +879,30 @@ class LivePush:
             # known: say it now, and again should the open transaction commit.
             self._models.defer(batch, wait=True, on_close=False)
         self._app().emitter.publish_batch(batch)
+
+    def recheck(self, user: Any = None, room: str | Room | None = None) -> None:
+        """Ask again, at once and in every process, who may be in rooms.
+
+        For rights that no watched table says (:meth:`Room.recheck_on`): a role in
+        another system, a block list in a file. Users are loaded anew, and whose login
+        is none any more is disconnected. Waits for the commit of a transaction that has
+        written, and vanishes on its rollback.
+
+        Args:
+            user: The user, or its id in ``user:<id>``; None: everybody.
+            room: A room's name, or a Room for all of that pattern; None: all rooms.
+
+        Raises:
+            UsageError: It is no user, or no rule knows the room.
+        """
+        identity = None if user is None else self._identity_of("recheck", user)
+        name = room.pattern.text if isinstance(room, Room) else room
+        if isinstance(room, str) and self._rooms.of_pattern(room) is None:
+            name = self._room_name(room)
+        batch = Batch()
+        order = Recheck(identity, name)
+        batch.recheck(order, whole=order)
+        self._waiting_for_commit(batch)
 
     def row(self, target: object) -> dict[str, Any]:
         """Return the declared fields of an object of a tracked model, as JSON has them.
@@ -828,6 +1039,9 @@ class LivePush:
             )
         return self._models
 
+    def _watch_rights(self, room: Room, model: Any, **declaration: Any) -> None:
+        self._live_models().watch_rights(room, model, **declaration)
+
     def _tell_failure(self, failure: Failure) -> None:
         """Tell what fails where no application is known but by the context."""
         state = self._find_app()
@@ -952,10 +1166,16 @@ def _position(outgoing: Outgoing, failures: Failures, room: str) -> Position | N
     return found
 
 
+def _engine(app: Flask) -> Engine | None:
+    """Return the database of Flask-SQLAlchemy; None: there is none."""
+    db: Any = app.extensions.get("sqlalchemy")
+    if not hasattr(type(db), "engine"):
+        return None
+    with app.app_context():
+        found: Engine = db.engine
+    return found
+
+
 def _patience() -> float:
     # A task's process may end with its commit, in ways that nobody is told of.
     return 0.0 if has_request_context() else _TASK_PATIENCE
-
-
-def _is_this_user(user: Any, user_id: str) -> bool:
-    return bool(user.is_authenticated) and id_of(user) == user_id

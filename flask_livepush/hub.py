@@ -9,13 +9,16 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from .errors import TooManyRooms
+from .errors import TooManyRooms, Unavailable
 from .metrics import OFF, Metrics
 from .protocol.publication import Position, Publication
 from .protocol.relayed import Users, Whispered
 from .protocol.subscription import Subscription
 
 Frame = Any  # made by a transport and given back to it
+
+# Connections that are remembered to be gone, for joins of theirs that are under way.
+_MAX_GONE = 10_000
 
 
 class Transport(Protocol):
@@ -31,6 +34,9 @@ class Transport(Protocol):
 
     def reset_frame(self, room: str) -> Frame:
         """Encode the request to come back with the position it has."""
+
+    def revoked_frame(self, room: str, code: int) -> Frame:
+        """Encode the notice that a connection may be in a room no more."""
 
     def whisper_frame(self, room: str, whisper: Whispered) -> Frame:
         """Encode a whisper once for all who hear it."""
@@ -88,6 +94,8 @@ class Hub:
         self._lock = threading.Lock()
         self._rooms: dict[str, _Room] = {}
         self._joined: dict[str, set[str]] = {}
+        # Ids of connections are never given again.
+        self._gone: dict[str, None] = {}
 
     def join(self, sid: str, room: str) -> Subscription:
         """Register a subscriber, holding back what arrives until :meth:`resume`.
@@ -96,9 +104,12 @@ class Hub:
 
         Raises:
             TooManyRooms: It is in as many rooms as it may be.
+            Unavailable: Its connection is gone, or has been told that its login is.
         """
         subscription = Subscription(sid, room, max_held=self._max_held)
         with self._lock:
+            if sid in self._gone:
+                raise Unavailable("The connection has ended.")
             joined = self._joined.get(sid, set())
             if room not in joined and len(joined) >= self._max_rooms:
                 raise TooManyRooms(
@@ -122,23 +133,74 @@ class Hub:
                 self._forget(sid, room)
 
     def drop(self, sid: str) -> None:
-        """Forget a subscriber in all its rooms: its connection is gone."""
+        """Forget a subscriber in all its rooms: its connection is gone.
+
+        For good: a join of its that is under way does not bring it back, and nothing of
+        any room is written to it after this.
+        """
         with self._lock:
+            self._gone[sid] = None
+            if len(self._gone) > _MAX_GONE:
+                del self._gone[next(iter(self._gone))]
             for room in self._joined.pop(sid, ()):
                 self._remove(sid, room)
 
-    def _forget(self, sid: str, room: str) -> None:
+    def revoke(
+        self, sid: str, room: str, code: int, *, only: Subscription | None = None
+    ) -> bool:
+        """End a subscription that may not be any more, and tell the connection why.
+
+        In one step: nothing of the room is written to it afterwards, neither what was
+        held for it nor the history that a gap or a join under way is reading. Whoever
+        is still joining is told by its join, which finds itself ended.
+
+        Args:
+            code: Why, as an error's code.
+            only: The subscription that is meant; another of the same connection, which
+                has joined anew meanwhile, stays.
+
+        Returns:
+            Whether there was such a subscription.
+        """
+        with self._lock:
+            entry = self._rooms.get(room)
+            found = None if entry is None else entry.subscriptions.get(sid)
+            if found is None or (only is not None and found is not only):
+                return False
+            self._forget(sid, room, code=code)
+        return True
+
+    def rooms_of(self, sid: str) -> list[str]:
+        """Return the names of the rooms that a connection is in, or is joining."""
+        with self._lock:
+            return list(self._joined.get(sid, ()))
+
+    def subscribers_of(self, room: str) -> list[str]:
+        """Return the ids of the connections that are in a room, or are joining it."""
+        entry = self._rooms.get(room)
+        if entry is None:
+            return []
+        with entry.lock:
+            return list(entry.subscriptions)
+
+    def _forget(self, sid: str, room: str, *, code: int | None = None) -> None:
         joined = self._joined[sid]
         joined.discard(room)
         if not joined:
             del self._joined[sid]
-        self._remove(sid, room)
+        self._remove(sid, room, code=code)
 
-    def _remove(self, sid: str, room: str) -> None:
+    def _remove(self, sid: str, room: str, *, code: int | None = None) -> None:
         entry = self._rooms[room]
         with entry.lock:
-            del entry.subscriptions[sid]
+            ended = entry.subscriptions.pop(sid)
             empty = not entry.subscriptions
+            ended.revoked = code is not None
+            # A join that has had no answer yet gets the code as its answer.
+            if code is not None and ended.begun:
+                self._transport.write(
+                    [sid], [self._transport.revoked_frame(room, code)]
+                )
         if empty:
             del self._rooms[room]
             self._closed(room)

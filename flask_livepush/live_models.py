@@ -24,6 +24,7 @@ from .rooms import Room
 from .rows import ProcessClock, Rows
 from .sessions import Sessions, refusal
 from .tracking import Tracked
+from .watching import Watched
 
 
 class LiveModels:
@@ -82,6 +83,17 @@ class LiveModels:
         self.capture.listen_to(tracked)
         if tracked.paths:
             _check_when_mapped(tracked)
+
+    def watch_rights(self, room: Room, model: Any, **declaration: Any) -> None:
+        """Add a declaration of whose rights depend on the rows of a table.
+
+        Raises:
+            ConfigError: It does not fit.
+        """
+        watched = Watched(room, model, **declaration)
+        self._tracking.watch(watched)
+        if watched.table is None:
+            self.capture.listen_to(watched)
 
     def _tracked(self, model: Any, **declaration: Any) -> Tracked:
         return Tracked(model, knows=self._knows, failures=self._failures, **declaration)
@@ -154,7 +166,8 @@ class LiveModels:
     def row(self, target: object) -> dict[str, Any] | None:
         """Return an object's declared fields; None when its model is not tracked."""
         for tracked in self._tracking.of_class(type(target)):
-            return tracked.row(target)
+            if isinstance(tracked, Tracked):
+                return tracked.row(target)
         return None
 
     def staleness(self, target: Any) -> Batch | None:
@@ -171,8 +184,7 @@ class LiveModels:
         else:
             found = self._tracking.of_class(type(target))
             for tracked in found:
-                for name in tracked.rooms_of(target):
-                    batch.invalidate(name, tracked.kind)
+                tracked.invalidate_object(target, batch)
         return batch if found else None
 
 

@@ -12,19 +12,28 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .brokers.base import Broker
+from .brokers.logins import Logins
 from .brokers.memory import MemoryBroker
+from .brokers.memory_logins import MemoryLogins
 from .brokers.peers import Peers
 from .config import Config
 from .errors import BrokerError, BrokerUnavailable, ConfigError
+from .failures import Failures
 from .metrics import Metrics
 from .presence.base import PresenceStore
 from .presence.memory import MemoryPresence
 from .transports.queue import Relay
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from .brokers.redis_servers import Servers
 
 log = logging.getLogger(__name__)
+
+# Seconds that an end is known for longer than sessions last: a view that began before
+# a logout may sign its session after it.
+_LONGER = 300.0
 
 
 class Server(Protocol):
@@ -51,13 +60,14 @@ class MessageQueue:
 
     def __init__(self, url: str, prefix: str, secrets: Mapping[str, Any]) -> None:
         # Redis's client is loaded only where it is used.
-        from .brokers import redis, redis_channel, redis_peers
+        from .brokers import redis, redis_channel, redis_logins, redis_peers
         from .brokers.redis_namespace import Namespace
         from .presence.redis import RedisPresence
 
         self._redis = redis
         self._presence = RedisPresence
         self._peers = redis_peers.RedisPeers
+        self._logins = redis_logins.RedisLogins
         self._prefix = prefix
         self.servers: Servers = redis.servers(url)
         self._namespace = Namespace(
@@ -89,6 +99,14 @@ class MessageQueue:
     def peers(self, **options: Any) -> Peers:
         """Return what carries messages to other processes by their names."""
         return self._peers(self.servers, prefix=self._prefix, **options)
+
+    def logins(self, *, prefix: str | None, **options: Any) -> Logins:
+        """Return what tells all processes which logins have ended.
+
+        Args:
+            prefix: What stands before its names; None: what stands before all.
+        """
+        return self._logins(self.servers, prefix=prefix or self._prefix, **options)
 
     def presence(self) -> PresenceStore:
         """Return the store of who is where, on the same servers."""
@@ -167,3 +185,41 @@ def peers(queue: MessageQueue | None, server: Server) -> Peers | None:
     return queue.peers(
         spawn=server.start_background_task, sleep=server.sleep, now=time.monotonic
     )
+
+
+def logins(
+    queue: MessageQueue | None,
+    settings: Config,
+    *,
+    session_lifetime: float,
+    server: Server,
+    failures: Failures,
+    metrics: Metrics,
+    engine: Callable[[], Engine | None] = lambda: None,
+) -> Logins:
+    """Return what tells an application's processes which logins have ended.
+
+    Args:
+        session_lifetime: Seconds for which Flask takes a session's signature for good.
+        engine: Returns the database that keeps them with ``LIVEPUSH_LOGINS`` as
+            ``"database"``; asked when they are first needed.
+    """
+    table = None
+    lifetime = session_lifetime + _LONGER
+    if settings.logins == "database":
+        # SQLAlchemy is loaded only where it is used.
+        from .ended_table import EndedTable
+
+        table = EndedTable(engine, lifetime=lifetime, wall=time.time)
+    options: dict[str, Any] = {
+        "lifetime": lifetime,
+        "spawn": server.start_background_task,
+        "sleep": server.sleep,
+        "now": time.monotonic,
+        "table": table,
+        "failures": failures,
+        "metrics": metrics,
+    }
+    if queue is None:
+        return MemoryLogins(**options)
+    return queue.logins(prefix=settings.logins_prefix, **options)

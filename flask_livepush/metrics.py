@@ -163,6 +163,29 @@ TABLE: tuple[Metric, ...] = (
         'with a process, they are publications_total{outcome="queued"}.',
     ),
     Metric(
+        "refusals_total",
+        "counter",
+        "What clients were refused, by the code that they were told: connects, joins, "
+        "whispers.",
+        "code",
+        ("100", "101", "103", "106", "107", "109", "111", "120"),
+    ),
+    Metric(
+        "ends_total",
+        "counter",
+        "Connections that were ended since their login did or their user was "
+        "disconnected. told: for good; sent_away: their clients come back.",
+        "outcome",
+        ("told", "sent_away"),
+    ),
+    Metric(
+        "unborne_total",
+        "counter",
+        "Requests of polling clients, and WebSockets that were to take one over, that "
+        "did not bear what the session was opened with, such as the login's cookie. "
+        "They are answered as if there were no such session.",
+    ),
+    Metric(
         "drops_total",
         "counter",
         "What was given up. too_large: publications above the limit (a change is told "
@@ -174,6 +197,57 @@ TABLE: tuple[Metric, ...] = (
         "connections above LIVEPUSH_MAX_CONNECTIONS.",
         "reason",
         ("too_large", "queue_full", "refused", "listener_full", "too_fast", "too_many"),
+    ),
+    Metric(
+        "logins_ended_total",
+        "counter",
+        "Logins that ended, as this process learned of it. here: by itself; elsewhere: "
+        "from another process, or from a table at its start.",
+        "where",
+        ("here", "elsewhere"),
+    ),
+    Metric(
+        "logins_behind_seconds_total",
+        "counter",
+        "Time in which this process did not know whether all ended logins were known "
+        "to it, and told joins to try again.",
+    ),
+    Metric(
+        "logins_restored_total",
+        "counter",
+        "Ended logins that this process wrote back to Redis, which had lost them.",
+    ),
+    Metric(
+        "logins_dropped_total",
+        "counter",
+        "mirror_full: ended logins that were forgotten, as there are more than a "
+        "process remembers; corrupt: entries in Redis that are none of ours; "
+        "queue_full: ended logins above what may wait for Redis, which are written "
+        "back later; orders_full: ends of connections, by user, that were lost as too "
+        "many waited; table: ended logins that the table will not have, as too many "
+        "waited for it.",
+        "reason",
+        ("mirror_full", "corrupt", "queue_full", "orders_full", "table"),
+    ),
+    Metric(
+        "revalidations_total",
+        "counter",
+        "Connections whose login was asked about again. kept: it holds; ended: it does "
+        "not; sent_away: their clients come back with their cookies of the moment; "
+        "failed: nobody could say, they stay and are asked about again.",
+        "outcome",
+        ("kept", "ended", "sent_away", "failed"),
+    ),
+    Metric(
+        "revoked_total",
+        "counter",
+        "Subscriptions that ended, since a rule that was asked again said no.",
+    ),
+    Metric(
+        "rechecks_waiting",
+        "gauge",
+        "Orders to ask again, of livepush.recheck and of watched tables, and users "
+        "whom they concern here, that wait.",
     ),
     Metric(
         "failures_total",

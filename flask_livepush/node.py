@@ -15,6 +15,18 @@ A join, as a timeline (R is the room, C the connection):
    read, after its own position, and the history since that position.
 6. Ack, the history, and what was held are written under the room's lock, in this
    order. C is live.
+
+A right that is lost meanwhile, as another timeline:
+
+1. The rule says yes to C.
+2. The right is lost, and committed.
+3. A recheck asks about all subscriptions of R in this process. C has none yet.
+4. C is registered in the hub, and would go live.
+
+So who rechecks says so first (:meth:`Node.rechecking`) and looks at the subscriptions
+afterwards. A join compares what was said before it asked the rule with what was said
+when it is registered; if that differs, the rule is asked once more. What is said later
+finds the subscription, and ends it; the join then finds itself ended.
 """
 
 from __future__ import annotations
@@ -28,11 +40,11 @@ from typing import Any, Literal, Protocol
 from .auth import Visitor
 from .brokers.base import Broker
 from .errors import (
-    BadMessage,
     BrokerError,
     ClientError,
     InvalidRoom,
     NotAuthorised,
+    TooFast,
     Unavailable,
 )
 from .failures import Failure, Failures, place_of
@@ -53,9 +65,9 @@ log = logging.getLogger(__name__)
 _SNAPSHOT_TRIES = 3
 # How often a subscriber's history is read when more goes missing meanwhile.
 _MEND_TRIES = 3
-# Whispers of one connection: a second in the long run, and at once.
-_WHISPERS = 20
-_WHISPER_BURST = 40
+# What may come at once, by what may come a second in the long run: a page that comes
+# back joins all its rooms, and may have to once more.
+_JOINS_AT_ONCE, _WHISPERS_AT_ONCE = 5, 2
 # Where failures of joins are noted.
 _JOINS = "joins"
 
@@ -66,7 +78,7 @@ class Door(Protocol):
     def is_room(self, room: str) -> bool:
         """Say whether the name matches a rule. Queries nothing."""
 
-    def admit(self, room: str, environ: dict[str, Any]) -> Visitor:
+    def admit(self, room: str, handshake: Any) -> Visitor:
         """Return the connection's user if it may join; raise a ClientError if not."""
 
     def has_presence(self, room: str) -> bool:
@@ -78,7 +90,7 @@ class Door(Protocol):
     def rows(self, room: str) -> str:
         """Read the generated part of a snapshot, in a fresh session, as JSON text."""
 
-    def state(self, room: str, environ: dict[str, Any]) -> str | None:
+    def state(self, room: str, handshake: Any) -> str | None:
         """Read the room's own part of a snapshot for one user, as JSON text."""
 
 
@@ -106,6 +118,8 @@ class Node:
         spawn: Runs a function in the background.
         now: Seconds of a clock that never falls.
         snapshot_timeout: Seconds a join waits for another join's snapshot.
+        joins: What a connection may ask for a second, in the long run.
+        whispers: The same.
         metrics: Counts joins by how they end.
         failures: Takes note of joins that fail.
     """
@@ -120,6 +134,8 @@ class Node:
         spawn: Callable[[Callable[[], None]], object],
         now: Callable[[], float],
         snapshot_timeout: float,
+        joins: int = 50,
+        whispers: int = 20,
         metrics: Metrics = OFF,
         failures: Failures | None = None,
     ) -> None:
@@ -132,17 +148,21 @@ class Node:
         self._now = now
         self._snapshot_timeout = snapshot_timeout
         self._metrics = metrics
-        # By connection; each is used in its connection's turn alone.
-        self._paces: dict[str, Pace] = {}
-        # Guards the flights.
+        self._joins = joins
+        self._whispers = whispers
+        # By connection, of joins and of whispers; each is used in its connection's turn
+        # alone.
+        self._paces: dict[str, tuple[Pace, Pace]] = {}
+        # Guards the flights, and how often it was said that rights are asked about.
         self._lock = threading.Lock()
         self._flights: dict[str, _Flight] = {}
+        self._rechecks = 0
         broker.listen(self)
 
     def subscribe(
         self,
         sid: str,
-        environ: dict[str, Any],
+        handshake: Any,
         request: Subscribe,
         ack: Callable[[str], Frame],
     ) -> None:
@@ -153,7 +173,8 @@ class Node:
 
         Args:
             sid: The connection.
-            environ: The WSGI environment of its handshake.
+            handshake: What the connection has said of itself; only the door knows what
+                that is.
             ack: Makes a frame of the ack's JSON text.
 
         Raises:
@@ -161,11 +182,16 @@ class Node:
         """
         outcome = "failed"
         try:
-            outcome = self._join(sid, environ, request, ack)
+            if not self._pace_of(sid)[0].allows(self._now()):
+                raise TooFast(
+                    f"The connection joins rooms more than {self._joins} times a "
+                    "second."
+                )
+            outcome = self._join(sid, handshake, request, ack)
             self._failures.over(_JOINS)
         except ClientError as error:
             self._leave(sid, request.room)
-            outcome = "failed" if isinstance(error, Unavailable) else "refused"
+            outcome = "failed" if error.temporary else "refused"
             raise
         except BrokerError as error:
             self._leave(sid, request.room)
@@ -196,10 +222,9 @@ class Node:
         Raises:
             ClientError: It is not allowed, comes too fast, or can't be relayed.
         """
-        pace = self._paces.setdefault(sid, Pace(_WHISPERS, _WHISPER_BURST))
-        if not pace.allows(self._now()):
-            raise BadMessage(
-                f"The connection whispers more than {_WHISPERS} times a second."
+        if not self._pace_of(sid)[1].allows(self._now()):
+            raise TooFast(
+                f"The connection whispers more than {self._whispers} times a second."
             )
         room, event = request.room, request.event
         if not self._door.is_room(room):
@@ -216,9 +241,48 @@ class Node:
             log.warning("A whisper was not relayed: %s", error)
             raise Unavailable("The server can't reach its message broker.") from error
 
+    def _pace_of(self, sid: str) -> tuple[Pace, Pace]:
+        found = self._paces.get(sid)
+        if found is None:
+            found = self._paces[sid] = (
+                Pace(self._joins, self._joins * _JOINS_AT_ONCE),
+                Pace(self._whispers, self._whispers * _WHISPERS_AT_ONCE),
+            )
+        return found
+
     def _leave(self, sid: str, room: str) -> None:
         self._hub.leave(sid, room)
         self._presence.leave(sid, room)
+
+    def rechecking(self) -> None:
+        """Let joins that are under way ask their rule once more.
+
+        To be called before the subscriptions are looked at that are to be asked about.
+        """
+        with self._lock:
+            self._rechecks += 1
+
+    def revoke(
+        self, sid: str, room: str, code: int, *, only: Subscription | None = None
+    ) -> bool:
+        """End a connection's subscription of a room, and tell the connection.
+
+        Nothing of the room is written to it after that: no publication, no history that
+        a join or a mended gap is reading, no whisper, nothing of who is there.
+
+        Args:
+            code: Why, as an error's code.
+            only: The subscription that is meant; another of the same connection, which
+                has joined anew meanwhile, stays.
+
+        Returns:
+            Whether there was such a subscription.
+        """
+        if not self._hub.revoke(sid, room, code, only=only):
+            return False
+        if self._hub.find(sid, room) is None:  # it has not joined anew already
+            self._presence.leave(sid, room)
+        return True
 
     def disconnect(self, sid: str) -> None:
         """Forget a connection that is gone."""
@@ -255,7 +319,7 @@ class Node:
     def _join(
         self,
         sid: str,
-        environ: dict[str, Any],
+        handshake: Any,
         request: Subscribe,
         ack: Callable[[str], Frame],
     ) -> Literal["recovered", "snapshot"]:
@@ -263,9 +327,13 @@ class Node:
         if not self._door.is_room(room):
             raise InvalidRoom("No rule knows a room of this name.")
         position = self._broker.position(room, patient=True)
-        visitor = self._door.admit(room, environ)
+        said = self._rechecks
+        visitor = self._door.admit(room, handshake)
         subscription = self._hub.join(sid, room)
         subscription.user = visitor.user
+        if self._rechecks != said:
+            visitor = self._door.admit(room, handshake)
+            subscription.user = visitor.user
         self._broker.confirm(room)
         has_presence = self._door.has_presence(room)
         if has_presence:
@@ -285,7 +353,9 @@ class Node:
                 )
                 return "recovered"
         for attempt in range(_SNAPSHOT_TRIES):
-            start, snapshot = self._snapshot(room, environ, position, alone=attempt > 0)
+            start, snapshot = self._snapshot(
+                room, handshake, position, alone=attempt > 0
+            )
             history = self._broker.history(room, start)
             if history.publications is not None:
                 # In the room's own epoch, where it had none when it was asked.
@@ -324,13 +394,15 @@ class Node:
             live = write(None)
         if live:
             return
+        if subscription.revoked:
+            raise NotAuthorised("The connection may not be in the room any more.")
         if not subscription.answered:
             # Evicted or reset meanwhile: nothing was written, nobody else will answer.
             raise Unavailable("The connection has lost something; join again.")
         self._spawn_mend([subscription])
 
     def _snapshot(
-        self, room: str, environ: dict[str, Any], position: Position, *, alone: bool
+        self, room: str, handshake: Any, position: Position, *, alone: bool
     ) -> tuple[Position, str]:
         """Read a snapshot; return it with a position it is at least as new as.
 
@@ -342,7 +414,7 @@ class Node:
             start, rows = position, self._door.rows(room)
         else:
             start, rows = self._shared_rows(room, position)
-        state = self._door.state(room, environ)
+        state = self._door.state(room, handshake)
         tail = "" if state is None else f',"state":{state}'
         return start, f'{{"kinds":{rows}{tail}}}'
 

@@ -335,6 +335,7 @@ class Room:
         *,
         whisper: bool | Iterable[str] = False,
         presence: bool = True,
+        watch: Callable[..., None] | None = None,
     ) -> None:
         self.pattern = pattern
         self.whisper = _whispers(whisper, pattern)
@@ -342,6 +343,7 @@ class Room:
         self.rule = rule
         self.state: Rule | None = None
         self._emit = emit
+        self._watch = watch
         _check_signature("rule", rule, pattern)
 
     def __repr__(self) -> str:
@@ -376,6 +378,37 @@ class Room:
     ) -> Any:
         """Emit an event to the room with these values, as ``livepush.emit`` does."""
         return self._emit(self.name(**values), event, data, after_commit=after_commit)
+
+    def recheck_on(
+        self,
+        model: Any,
+        user: str | None = None,
+        *,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
+        """Ask the rule again whenever rows are committed that it depends on.
+
+        As ``chat.recheck_on(Membership, user="user_id")``: who loses the right loses
+        the room, within a second in every process. May be called for several models.
+
+        Args:
+            model: A model, or a table that is the ``secondary`` of a relationship.
+            user: The name of the column that says whose rights a row concerns, by the
+                id that users have in ``user:<id>``. None: those of everybody in the
+                rooms.
+            columns: By the room's variables, the names of the columns that say which
+                rooms a row concerns; by default those of the same names. With ``{}`` a
+                row concerns all rooms of this kind.
+
+        Raises:
+            ConfigError: Something named does not exist or does not fit.
+        """
+        if self._watch is None:
+            raise UsageError(
+                f"The room {self.pattern.text!r} was not made by livepush.room(…), and "
+                "nobody follows commits for it."
+            )
+        self._watch(self, model, user=user, columns=columns)
 
     def snapshot(self, function: Rule) -> Rule:
         """Decorate the function that gives the room's own part of a snapshot.

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, islice, product
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import FromStatement, Mapper
-from sqlalchemy.sql import operators
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
 
@@ -193,6 +193,135 @@ def rooms_of_delete(
     columns = _Columns(tracked.mapper)
     bound = _bound(columns, statement.whereclause, parameters)
     return _names(tracked, dialect, [bound])
+
+
+def written(context: Any, columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a statement says of columns of the rows it is on, before and after.
+
+    It is looked at just before the driver is given it, whoever has made it.
+
+    Args:
+        context: Its SQLAlchemy ``ExecutionContext``.
+        columns: Columns of its table, by any names.
+
+    Returns:
+        A dict for each row or condition it gives, of what is certain; empty: any rows.
+    """
+    compiled = context.compiled
+    statement = compiled.statement
+    dialect = context.dialect.name
+    given = list(context.compiled_parameters)
+    if statement._prefixes or (
+        context.isinsert
+        and (statement.select is not None or _has_conflict_clause(statement))
+    ):
+        return [{}]  # other rows are taken away, or changed
+    exact = {n: c for n, c in columns.items() if _is_exact(c.type, dialect)}
+    found = []
+    for parameters in given:
+        was: _Found = {}
+        if not context.isinsert:
+            was = _bound_in(compiled, exact, parameters)
+        new = {
+            name: [parameters[column.key]]
+            for name, column in exact.items()
+            if column.key in parameters and column.key not in _where(compiled)
+        }
+        if not context.isinsert:
+            found += _rows_of(exact, was)
+        computed = _computed(statement, columns) - new.keys()
+        if context.isinsert or new or computed:
+            kept = {n: values for n, values in was.items() if n not in computed}
+            found += _rows_of(exact, kept | new)
+    return found or [{}]
+
+
+def _computed(statement: Any, columns: Mapping[str, Any]) -> set[str]:
+    """Return the columns that an UPDATE sets."""
+    if not isinstance(statement, sa.Update):
+        return set()
+    several = getattr(statement, "_ordered_values", None)
+    given = dict(several) if several else getattr(statement, "_values", None) or {}
+    keys = {column if isinstance(column, str) else column.key for column in given}
+    return {name for name, column in columns.items() if column.key in keys}
+
+
+def is_by_key(context: Any, table: Any) -> bool:
+    """Say whether an UPDATE or DELETE gives the primary key of each of its rows."""
+    compiled = context.compiled
+    columns = {c.key: c for c in table.primary_key}
+    found = _bound_in(compiled, columns, dict.fromkeys(compiled.bind_names.values()))
+    return bool(columns) and columns.keys() <= found.keys()
+
+
+def _where(compiled: Any) -> set[str]:
+    """Return the names of the parameters of a statement's WHERE."""
+    clause = getattr(compiled.statement, "whereclause", None)
+    names = compiled.bind_names
+    return {
+        names[part]
+        for part in (() if clause is None else visitors.iterate(clause))
+        if isinstance(part, BindParameter) and part in names
+    }
+
+
+def _bound_in(
+    compiled: Any, columns: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> _Found:
+    """Return the columns that a WHERE clause holds to values, for these parameters."""
+    names = compiled.bind_names
+    found: _Found = {}
+    for condition in _conjuncts(compiled.statement.whereclause):
+        if not isinstance(condition, BinaryExpression):
+            continue
+        right = condition.right
+        if not isinstance(right, BindParameter) or right not in names:
+            continue
+        name = _column_named(columns, condition.left)
+        if name is None:
+            continue
+        bound = names[right]
+        if condition.operator is operators.eq and bound in parameters:
+            found[name] = [parameters[bound]]
+        elif condition.operator is operators.in_op:
+            # By now each value has a parameter of its own.
+            values = [parameters[n] for n in _expanded(bound, parameters)]
+            if values:
+                found[name] = values
+    return found
+
+
+def _expanded(name: str, parameters: Mapping[str, Any]) -> Iterable[str]:
+    for number in count(1):
+        if (one := f"{name}_{number}") not in parameters:
+            return
+        yield one
+
+
+def _column_named(columns: Mapping[str, Any], column: Any) -> str | None:
+    table = getattr(column, "table", None)
+    for name, own in columns.items():
+        # As in _Columns: an annotated table has the hash of the one it is made from.
+        if (
+            table is not None
+            and getattr(column, "key", None) == own.key
+            and hash(table) == hash(own.table)
+        ):
+            return name
+    return None
+
+
+def _rows_of(columns: Mapping[str, Any], found: _Found) -> list[dict[str, Any]]:
+    """Return the rows that the values of columns make, of what is kept as it is."""
+    certain = {
+        name: values
+        for name, values in found.items()
+        if all(v is not None and _is_kept_as(columns[name].type, v) for v in values)
+    }
+    rows = list(islice(product(*certain.values()), _MAX_KEYS + 1))
+    if len(rows) > _MAX_KEYS:
+        return [{}]
+    return [dict(zip(certain, values, strict=True)) for values in rows]
 
 
 def _names(tracked: Tracked, dialect: str, rows: Iterable[_Found]) -> set[str] | None:

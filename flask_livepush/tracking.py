@@ -117,7 +117,7 @@ class Tracked:
         knows: Callable[[str], bool] = lambda name: True,
         failures: Failures | None = None,
     ) -> None:
-        self.mapper = _mapper(model)
+        self.mapper = mapper_of(model)
         self.failures = Failures() if failures is None else failures
         self.knows = knows
         self._warned = False
@@ -496,6 +496,11 @@ class Tracked:
             self.invalidate_everywhere(to)
             return
         for name in names:
+            to.invalidate(name, self.kind)
+
+    def invalidate_object(self, target: object, to: Batch) -> None:
+        """Tell the rooms of a loaded object to read its kind anew."""
+        for name in self.rooms_of(target):
             to.invalidate(name, self.kind)
 
     def invalidate_everywhere(self, to: Batch) -> None:
@@ -938,7 +943,15 @@ def _takes(function: Callable[..., Any], room: Room) -> bool:
     return True
 
 
-def _mapper(model: Any) -> Mapper[Any]:
+def mapper_of(model: Any, what: str = "track()") -> Mapper[Any]:
+    """Return the mapper of a class that is declared.
+
+    Args:
+        what: By what, for the message.
+
+    Raises:
+        ConfigError: It is no mapped class, or has no table.
+    """
     try:
         mapper = sa.inspect(model, raiseerr=False) if isinstance(model, type) else None
     except sa.orm.exc.UnmappedClassError:  # an AbstractConcreteBase
@@ -947,12 +960,12 @@ def _mapper(model: Any) -> Mapper[Any]:
         hasattr(model, "metadata") or hasattr(model, "__mapper__")
     ):
         raise ConfigError(
-            f"track() of {getattr(model, '__name__', model)}: it has no table of its "
-            "own, as it is abstract; track each class that is derived from it."
+            f"{what} of {getattr(model, '__name__', model)}: it has no table of its "
+            "own, as it is abstract; name each class that is derived from it."
         )
     if not isinstance(mapper, Mapper):
         raise ConfigError(
-            f"track() of {model!r}: it is no model; decorate a class that SQLAlchemy "
-            "maps, such as one derived from db.Model."
+            f"{what} of {model!r}: it is no model; give a class that SQLAlchemy maps, "
+            "such as one derived from db.Model."
         )
     return mapper

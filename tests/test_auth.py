@@ -8,18 +8,12 @@ from typing import Any
 import flask
 import flask_login
 import pytest
-from flask import Flask
 from werkzeug.exceptions import Forbidden, NotFound
-from werkzeug.test import EnvironBuilder
 
-from flask_livepush import LivePush
-from flask_livepush.auth import Auth, Visitor, id_of
+from flask_livepush.auth import Auth, Visitor
 from flask_livepush.errors import InvalidRoom, NotAuthorised, Unavailable
 from tests.support.connections import Site, User
-
-
-def auth(site: Site, *, allow_anonymous: bool = False) -> Auth:
-    return Auth(site.app, site.livepush._rooms, allow_anonymous=allow_anonymous)
+from tests.support.judging import auth_of as auth
 
 
 def test_asks_the_rule_with_the_user_and_the_values() -> None:
@@ -31,7 +25,7 @@ def test_asks_the_rule_with_the_user_and_the_values() -> None:
         return True
 
     site.chat.rule = rule
-    auth(site).admit("chat:42", site.environ("1"))
+    auth(site).admit("chat:42", site.handshake("1"))
     assert asked == [("1", 42, "/socket.io/")]
 
 
@@ -45,7 +39,7 @@ def test_a_rule_can_build_urls() -> None:
         return True
 
     site.chat.rule = rule
-    auth(site).admit("chat:42", site.environ("1"))
+    auth(site).admit("chat:42", site.handshake("1"))
     assert built == ["/login/1", "http://localhost/login/1"]
 
 
@@ -54,7 +48,7 @@ def test_what_is_not_true_is_a_no(answer: Any) -> None:
     site = Site()
     site.chat.rule = lambda user, room_id: answer
     with pytest.raises(NotAuthorised, match="does not allow"):
-        auth(site).admit("chat:42", site.environ("1"))
+        auth(site).admit("chat:42", site.handshake("1"))
 
 
 def test_nobody_is_let_in_by_default() -> None:
@@ -62,14 +56,12 @@ def test_nobody_is_let_in_by_default() -> None:
     asked: list[Any] = []
     site.chat.rule = lambda user, room_id: asked.append(user) or True
     with pytest.raises(NotAuthorised, match="Not logged in"):
-        auth(site).admit("chat:42", site.environ())
+        auth(site).admit("chat:42", site.handshake())
     assert asked == []
     with pytest.raises(InvalidRoom):
-        auth(site).admit("chat:042", site.environ("1"))
+        auth(site).admit("chat:042", site.handshake("1"))
     with pytest.raises(InvalidRoom):
-        auth(site).admit("other", site.environ("1"))
-    assert not auth(site).may_connect(site.environ())
-    assert auth(site).may_connect(site.environ("1"))
+        auth(site).admit("other", site.handshake("1"))
 
 
 def test_visitors_are_asked_about_where_they_are_allowed() -> None:
@@ -82,20 +74,18 @@ def test_visitors_are_asked_about_where_they_are_allowed() -> None:
 
     site.chat.rule = rule
     open_door = auth(site, allow_anonymous=True)
-    assert open_door.may_connect(site.environ())
-    open_door.admit("chat:42", site.environ())
+    open_door.admit("chat:42", site.handshake())
     assert asked == [False]
     with pytest.raises(NotAuthorised):
-        open_door.admit("user:1", site.environ())
+        open_door.admit("user:1", site.handshake())
 
 
 def test_a_user_is_in_the_own_room_alone() -> None:
     site = Site()
     door = auth(site)
-    door.admit("user:1", site.environ("1"))
+    door.admit("user:1", site.handshake("1"))
     with pytest.raises(NotAuthorised):
-        door.admit("user:2", site.environ("1"))
-    assert id_of(site.users["1"]) == id_of("1") == id_of(1) == "1"
+        door.admit("user:2", site.handshake("1"))
 
 
 @pytest.mark.parametrize("error", [NotFound(), Forbidden("no"), NotAuthorised("no")])
@@ -107,7 +97,7 @@ def test_a_rule_that_aborts_says_no(error: Exception) -> None:
 
     site.chat.rule = rule
     with pytest.raises(NotAuthorised):
-        auth(site).admit("chat:42", site.environ("1"))
+        auth(site).admit("chat:42", site.handshake("1"))
 
 
 def test_a_rule_that_raises_is_logged_with_its_name(
@@ -120,7 +110,7 @@ def test_a_rule_that_raises_is_logged_with_its_name(
 
     site.chat.rule = broken_rule
     with caplog.at_level(logging.ERROR), pytest.raises(Unavailable) as caught:
-        auth(site).admit("chat:42", site.environ("1"))
+        auth(site).admit("chat:42", site.handshake("1"))
     assert "broken_rule" in caplog.text
     assert "chat:<int:room_id>" in caplog.text
     assert "a bug" in caplog.text
@@ -138,35 +128,35 @@ def test_a_rule_that_returns_an_awaitable_lets_nobody_in(
 
     site.chat.rule = lambda user, room_id: Later()
     with caplog.at_level(logging.ERROR), pytest.raises(Unavailable):
-        auth(site).admit("chat:42", site.environ("1"))
+        auth(site).admit("chat:42", site.handshake("1"))
 
 
 def test_the_user_is_loaded_anew_each_time() -> None:
     site = Site()
-    door, environ = auth(site), site.environ("1")
+    door, handshake = auth(site), site.handshake("1")
     seen: list[User] = []
     site.chat.rule = lambda user, room_id: seen.append(user) or True
-    door.admit("chat:42", environ)
+    door.admit("chat:42", handshake)
     site.users["1"] = User("1")
-    door.admit("chat:42", environ)
+    door.admit("chat:42", handshake)
     assert seen[0] is not seen[1]
     assert site.loaded.count("1") >= 2
     del site.users["1"]
     with pytest.raises(NotAuthorised, match="Not logged in"):
-        door.admit("chat:42", environ)
-    assert not door.may_connect(environ)
+        door.admit("chat:42", handshake)
 
 
 def test_a_session_that_was_kept_is_not_believed() -> None:
     """Flask-SocketIO keeps a copy, frozen at the first event; a handler may edit it."""
     site = Site()
-    environ = site.environ("1")
+    handshake = site.handshake("1")
+    environ = handshake.environ
     environ["saved_session"] = {"_user_id": "2", "_fresh": True}
     with site.app.request_context(site.environ("2")):
         environ["werkzeug.request"] = flask.request._get_current_object()
     seen: list[str] = []
     site.chat.rule = lambda user, room_id: seen.append(user.id) or True
-    auth(site).admit("chat:42", environ)
+    auth(site).admit("chat:42", handshake)
     assert seen == ["1"]
     assert environ["saved_session"]["_user_id"] == "2"  # and is left alone
 
@@ -184,41 +174,26 @@ def test_each_decision_has_a_fresh_application_context() -> None:
 
     site.app.teardown_appcontext(lambda error: torn.append(1))
     site.chat.rule = rule
-    environ = site.environ("1")
+    handshake = site.handshake("1")
     torn.clear()
     with site.app.app_context():
         flask.g.mark = True
         outer = id(flask.g._get_current_object())
-        auth(site).admit("chat:42", environ)
+        auth(site).admit("chat:42", handshake)
         assert torn == [1]
         assert flask.g.mark
     with site.app.test_request_context():
-        auth(site).admit("chat:42", environ)
+        auth(site).admit("chat:42", handshake)
     assert outer not in contexts
     assert not flask.has_app_context()
-
-
-def test_an_application_without_flask_login_has_visitors_alone(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    app = Flask(__name__)
-    livepush = LivePush(app)
-    livepush.room("lobby")(lambda user: not user.is_authenticated)
-    environ = EnvironBuilder().get_environ()
-    with caplog.at_level(logging.WARNING):
-        door = Auth(app, livepush._rooms, allow_anonymous=True)
-        door.admit("lobby", environ)
-        door.admit("lobby", environ)
-    assert caplog.text.count("LoginManager") == 1
-    assert not Auth(app, livepush._rooms, allow_anonymous=False).may_connect(environ)
 
 
 def test_the_rooms_own_snapshot_is_for_the_user() -> None:
     site = Site()
     door = auth(site)
-    assert door.state("chat:42", site.environ("1")) is None
+    assert door.state("chat:42", site.handshake("1")) is None
     site.chat.snapshot(lambda user, room_id: [user.id, room_id])
-    assert door.state("chat:42", site.environ("2")) == '["2",42]'
+    assert door.state("chat:42", site.handshake("2")) == '["2",42]'
 
 
 def test_a_snapshot_that_raises_is_logged_with_its_name(
@@ -231,7 +206,7 @@ def test_a_snapshot_that_raises_is_logged_with_its_name(
         raise LookupError("a bug")
 
     with caplog.at_level(logging.ERROR), pytest.raises(Unavailable):
-        auth(site).state("chat:42", site.environ("1"))
+        auth(site).state("chat:42", site.handshake("1"))
     assert "broken_snapshot" in caplog.text
 
 
@@ -243,7 +218,7 @@ def test_nothing_writes_the_session() -> None:
         def save_session(self, *args: Any) -> None:
             saved.append(args)
 
-    environ = site.environ("1")
+    handshake = site.handshake("1")
     site.app.session_interface = Interface()
 
     def rule(user: Any, room_id: int) -> bool:
@@ -252,83 +227,56 @@ def test_nothing_writes_the_session() -> None:
         return True
 
     site.chat.rule = rule
-    auth(site).admit("chat:42", environ)
-    auth(site).admit("chat:42", environ)
+    auth(site).admit("chat:42", handshake)
+    auth(site).admit("chat:42", handshake)
     assert saved == []
 
 
 def identified(site: Site, hook: Any) -> Auth:
-    return Auth(
-        site.app, site.livepush._rooms, allow_anonymous=True, identity=lambda: hook
-    )
+    site.livepush._identities.info_hook = hook
+    return auth(site, allow_anonymous=True)
 
 
-def test_returns_the_user_and_what_the_identity_hook_tells() -> None:
+def test_returns_the_user_and_what_others_may_know() -> None:
     site = Site()
     hook = identified(site, lambda user: {"name": f"User {user.id}", "at": None})
     site.chat.rule = lambda user, room_id: True
-    found = hook.admit("chat:42", site.environ("1"))
+    found = hook.admit("chat:42", site.handshake("1"))
     assert found == Visitor("1", '{"name":"User 1","at":null}')
-    assert identified(site, None).admit("chat:42", site.environ("1")) == Visitor("1")
+    assert hook.admit("chat:42", site.handshake()) == Visitor(None)
+    assert identified(site, None).admit("chat:42", site.handshake("1")) == Visitor("1")
     assert identified(site, lambda user: {}).admit(
-        "chat:42", site.environ("1")
+        "chat:42", site.handshake("1")
     ) == Visitor("1")
-    assert hook.admit("chat:42", site.environ()) == Visitor(None)
 
 
-def test_the_identity_hook_is_asked_where_the_rule_was_and_after_it() -> None:
+def test_the_hook_is_asked_where_the_rule_was_and_after_it() -> None:
     site = Site()
     asked: list[Any] = []
     site.chat.rule = lambda user, room_id: asked.append(flask.request) or False
     auth = identified(site, lambda user: asked.append(flask.request) or {})
     with pytest.raises(NotAuthorised):
-        auth.admit("chat:42", site.environ("1"))
+        auth.admit("chat:42", site.handshake("1"))
     site.chat.rule = lambda user, room_id: asked.append(flask.request) or True
-    auth.admit("chat:42", site.environ("1"))
+    auth.admit("chat:42", site.handshake("1"))
     assert len(asked) == 3
     site.chat.presence = False
-    auth.admit("chat:42", site.environ("1"))
+    auth.admit("chat:42", site.handshake("1"))
     assert len(asked) == 4
 
 
-@pytest.mark.parametrize(
-    ("told", "info"),
-    [
-        (None, ""),
-        ("Ada", ""),
-        (["Ada"], ""),
-        ({"at": b"x"}, ""),
-        ({"at": b"x", "name": "Ada"}, '{"name":"Ada"}'),
-        ({"name": "\ud83d", "n": 2**53, "f": float("inf")}, ""),
-    ],
-    ids=repr,
-)
-def test_an_identity_that_can_not_be_sent_keeps_nobody_out(
-    told: Any, info: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Bug: a user whose name ends with half an emoji could join no room any more."""
+def test_a_rule_is_asked_with_a_user_that_was_loaded_before() -> None:
     site = Site()
-    site.chat.rule = lambda user, room_id: True
-    hook = identified(site, lambda user: told)
-    for _ in range(2):
-        assert hook.admit("chat:42", site.environ("1")) == Visitor("1", info)
-    assert [r.levelname for r in caplog.records] == ["ERROR"]
-    assert "identity" in caplog.text
-    assert "Ada" not in caplog.text
-
-
-def test_an_identity_hook_that_raises_keeps_nobody_out(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    site = Site()
-    site.chat.rule = lambda user, room_id: True
-
-    def hook(user: Any) -> Any:
-        raise LookupError("a bug")
-
-    found = identified(site, hook).admit("chat:42", site.environ("1"))
-    assert found == Visitor("1")
-    assert "a bug" in caplog.text
+    user = User("2")
+    seen: list[Any] = []
+    site.chat.rule = lambda user, room_id: (
+        seen.append((user, flask_login.current_user._get_current_object())) or True
+    )
+    handshake = site.handshake("1")
+    site.loaded.clear()
+    assert auth(site).admit("chat:42", handshake, user=user) == Visitor("2")
+    assert seen == [(user, user)]
+    assert site.loaded == []
 
 
 @pytest.mark.parametrize(
@@ -348,5 +296,5 @@ def test_what_a_snapshot_returns_is_sent_without_what_can_not_be(
     site.chat.snapshot(lambda user, room_id: state)
     door = auth(site)
     for _ in range(2):
-        assert door.state("chat:42", site.environ("1")) == sent
+        assert door.state("chat:42", site.handshake("1")) == sent
     assert [r.levelname for r in caplog.records] == ["ERROR"]

@@ -10,8 +10,8 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import Mapped, mapped_column
 
 from flask_livepush import LivePush
-from flask_livepush.auth import Auth
 from flask_livepush.door import Door
+from tests.support.judging import auth as auth_of
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_nothing_is_whispered_that_a_store_would_take(
         id: Mapped[int] = mapped_column(primary_key=True)
         room_id: Mapped[int]
 
-    auth = Auth(app, livepush._rooms, allow_anonymous=False)
+    auth = auth_of(app, livepush)
     door = Door(app, livepush._rooms, auth, models=lambda: livepush._models)
     assert door.may_whisper(room, event) is allowed
     assert door.has_presence(room) is (room == "chat:1")
@@ -74,7 +74,7 @@ def test_a_snapshot_has_the_rows_of_the_rooms_kinds_alone() -> None:
         db.create_all()
         db.session.add_all([Message(room_id=1), Message(room_id=2)])
         db.session.commit()
-    auth = Auth(app, livepush._rooms, allow_anonymous=False)
+    auth = auth_of(app, livepush)
     door = Door(app, livepush._rooms, auth, models=lambda: livepush._models)
     shown = json.loads(door.rows("chat:1"))
     assert shown["message"]["rows"] == [{"id": 1}]
@@ -96,7 +96,7 @@ def test_a_snapshot_is_no_larger_than_a_connection_takes(
         id: Mapped[int] = mapped_column(primary_key=True)
         body: Mapped[str]
 
-    auth = Auth(app, livepush._rooms, allow_anonymous=False)
+    auth = auth_of(app, livepush)
     door = Door(app, livepush._rooms, auth, models=lambda: livepush._models)
     with app.app_context():
         db.create_all()

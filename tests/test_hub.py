@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from flask_livepush.errors import TooManyRooms
+from flask_livepush.errors import TooManyRooms, Unavailable
 from flask_livepush.hub import Hub
 from flask_livepush.protocol.publication import Position, Publication
+from flask_livepush.protocol.relayed import Whispered
 from tests.support.scripted import Recording
 
 START = Position("e", 0)
@@ -251,3 +252,92 @@ def test_opens_the_room_again_when_opening_failed() -> None:
     assert hub._joined == {}
     hub.join("t", "a")
     assert opened == ["a"]
+
+
+def test_nothing_is_written_after_a_subscription_is_revoked() -> None:
+    it = Registry()
+    it.live("s")
+    it.live("t")
+    it.live("s", "b")
+    for sid in "st":
+        subscription = it.hub.find(sid, "a")
+        assert subscription is not None
+        subscription.answered = subscription.presence = True
+    it.hub.deliver("a", "e", batch(1))
+    assert it.hub.subscribers_of("a") == ["s", "t"]
+    assert it.hub.revoke("s", "a", 103)
+    assert it.hub.subscribers_of("a") == ["t"]
+    assert it.hub.rooms_of("s") == ["b"]
+    it.hub.deliver("a", "e", batch(2))
+    it.hub.whisper("a", Whispered("u", None, "typing", "1"))
+    it.hub.presence("a", {"ada": ""}, {})
+    it.hub.deliver("b", "e", batch(1))
+    assert it.written("s") == [1, "revoked", 1]
+    assert it.written("t") == [1, 2, "whisper", "presence"]
+    assert not it.hub.revoke("s", "a", 103)
+    assert not it.hub.revoke("nobody", "nowhere", 103)
+
+
+def test_revokes_in_one_step_with_telling_so() -> None:
+    """A delivery between the two would come after what is to be the last."""
+    it = Registry()
+    it.live("s")
+    write, there = it.transport.write, []
+
+    def look(sids: Sequence[str], frames: Sequence[Any], **options: Any) -> None:
+        there.append("s" in it.hub._rooms["a"].subscriptions)
+        assert it.hub._rooms["a"].lock.locked()
+        write(sids, frames, **options)
+
+    it.transport.write = look  # type: ignore[method-assign]
+    assert it.hub.revoke("s", "a", 103)
+    assert there == [False]
+    assert it.calls == [("opened", "a"), ("closed", "a")]
+
+
+def test_what_a_revoked_subscription_held_is_not_written() -> None:
+    it = Registry()
+    it.live("s")
+    it.live("t")
+    held = it.hub.find("s", "a")
+    assert held is not None
+    it.hub.deliver("a", "e", batch(2))
+    assert it.hub.revoke("s", "a", 103)
+    assert not it.hub.resume(held, START, batch(1))
+    it.hub.reset(held)
+    assert it.written("s") == ["revoked"]
+
+
+def test_who_is_still_joining_is_revoked_without_a_frame() -> None:
+    """Its subscribe is not answered yet, and is to be with the refusal."""
+    it = Registry()
+    subscription = it.hub.join("s", "a")
+    it.hub.deliver("a", "e", batch(1))
+    assert it.hub.revoke("s", "a", 103)
+    assert subscription.revoked
+    assert not it.hub.resume(subscription, START, batch(1))
+    assert it.written("s") == []
+    assert it.hub._rooms == it.hub._joined == {}
+
+
+def test_revokes_only_the_subscription_that_is_meant() -> None:
+    it = Registry()
+    it.live("s")
+    asked = it.hub.find("s", "a")
+    it.live("s")  # it has joined anew, and been let in, since somebody asked
+    assert not it.hub.revoke("s", "a", 103, only=asked)
+    assert it.hub.revoke("s", "a", 103, only=it.hub.find("s", "a"))
+    assert it.written("s") == ["revoked"]
+
+
+def test_a_connection_that_is_gone_joins_nothing_any_more() -> None:
+    """Bug: a join under way brought back a connection whose login had ended."""
+    it = Registry()
+    it.live("s")
+    it.hub.drop("s")
+    with pytest.raises(Unavailable):
+        it.hub.join("s", "a")
+    assert it.hub._rooms == it.hub._joined == {}
+    for number in range(20_000):
+        it.hub.drop(str(number))
+    assert len(it.hub._gone) == 10_000

@@ -18,12 +18,12 @@ import pytest
 
 from flask_livepush.brokers.memory import MemoryBroker
 from flask_livepush.errors import (
-    BadMessage,
     BrokerError,
     BrokerUnavailable,
     ClientError,
     InvalidRoom,
     NotAuthorised,
+    TooFast,
     TooManyRooms,
     Unavailable,
 )
@@ -58,6 +58,12 @@ class Script:
         self.plan = list(plan)
         self.world = World(self.at, size=3)
         self.busy = False
+        self.others = 0
+
+    @property
+    def other(self) -> str:
+        """The other connection; one that has left does not come back by its id."""
+        return f"other {self.others}"
 
     def at(self, point: str) -> None:
         """Do what is planned for this point, and what should have been done before."""
@@ -90,9 +96,10 @@ class Script:
             world.broker.lose("a")
         elif action == "other joins":
             if not world.node._flights:  # else it would wait for this very thread
-                world.join("other")
+                world.join(self.other)
         elif action == "other leaves":
-            world.node.disconnect("other")
+            world.node.disconnect(self.other)
+            self.others += 1
         else:
             raise AssertionError(action)
 
@@ -140,7 +147,7 @@ def play(
     else:
         assert client.reset
     world.node.disconnect("s")
-    world.node.disconnect("other")
+    world.node.disconnect(script.other)
     world.settle()
     assert world.is_empty()
     return client
@@ -744,11 +751,28 @@ def test_refuses_whispers_that_come_too_fast() -> None:
     message = Whisper("a", "typing", "1")
     for _ in range(40):
         world.node.whisper("s", message)
-    with pytest.raises(BadMessage, match="20 times a second"):
+    with pytest.raises(TooFast, match="20 times a second"):
         world.node.whisper("s", message)
     world.node.whisper("t", message)
     world.clock.now += 1
     world.node.whisper("s", message)
+
+
+def test_refuses_joins_that_come_too_fast() -> None:
+    """The connection is out of the room then, as after every join that fails."""
+    world = World()
+    for _ in range(250):
+        world.join("s")
+    with pytest.raises(TooFast, match="50 times a second"):
+        world.join("s")
+    assert world.hub.find("s", "a") is None
+    world.join("t")
+    world.clock.now += 1
+    for _ in range(50):
+        world.join("s")
+    world.node.disconnect("s")
+    world.node.disconnect("t")
+    assert world.node._paces == {}
 
 
 def test_a_whisper_that_the_broker_does_not_take_is_temporary() -> None:
@@ -968,3 +992,159 @@ def test_a_join_that_is_ended_from_outside_is_answered_and_leaves_no_presence(
     assert world.presence.users("a") == {}
     world.settle()
     assert world.is_empty()
+
+
+# -- rights that end -----------------------------------------------------------------
+
+
+def lose(world: World, room: str = "a") -> None:
+    """Lose the right to a room, commit that, and recheck."""
+    world.door.forbidden.add(room)
+    world.node.rechecking()
+    for sid in world.hub.subscribers_of(room):
+        world.node.revoke(sid, room, 103)
+
+
+@pytest.mark.parametrize("point", POINTS[:-1])
+@pytest.mark.parametrize("since", [None, 0])
+def test_a_right_that_is_lost_while_joining_is_lost(
+    point: str, since: int | None
+) -> None:
+    """Bug: what was rechecked before the subscription was there, went live.
+
+    The rule has said yes at "admit"; the recheck of that moment finds nobody.
+    """
+    world = World()
+    world.publish()
+    position = Position(world.broker.top("a").epoch, since) if since == 0 else None
+
+    def at(passed: str) -> None:
+        if passed == point:
+            world.at = lambda point: None
+            lose(world)
+
+    world.at = at
+    lost = point in ("is_room", "position", "admit", "confirm", "history")
+    lost = lost or point == "history answered" or since is None
+    if lost:
+        with pytest.raises(NotAuthorised):
+            world.join("s", since=position)
+    else:
+        world.join("s", since=position)  # it reads no rows, and got in before that
+        lose(world)
+    world.publish()
+    world.settle()
+    assert world.transport.offsets("s") == ([] if lost else ["ack", "revoked"])
+    assert world.presence._joined == {}
+    assert world.is_empty()
+
+
+def test_a_join_asks_its_rule_once_where_nothing_is_rechecked() -> None:
+    world = World()
+    world.node.rechecking()
+    world.join("s")
+    assert world.door.asked == [("a", "")]
+
+
+def test_a_recheck_that_changes_nothing_lets_a_join_go_on() -> None:
+    world = World()
+
+    def at(point: str) -> None:
+        if point == "admit":
+            world.node.rechecking()
+
+    world.at = at
+    world.join("s")
+    assert world.door.asked == [("a", "")] * 2
+    assert world.transport.offsets("s") == ["ack"]
+
+
+def test_a_mended_gap_writes_nothing_to_who_has_lost_the_room() -> None:
+    world = World()
+    for sid in ("s", "t"):
+        world.join(sid)
+    world.publish()
+    world.broker.queue.clear()
+    world.publish()
+
+    def at(point: str) -> None:
+        if point == "history answered":
+            world.at = lambda point: None
+            assert world.node.revoke("s", "a", 103)
+
+    world.at = at
+    world.settle()
+    assert world.transport.offsets("s") == ["ack", "revoked"]
+    assert world.transport.offsets("t") == ["ack", 1, 2]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_nothing_follows_a_lost_room(seed: int) -> None:
+    dice = random.Random(seed)
+    for _ in range(200):
+        length = dice.randint(1, 5)
+        points = sorted(dice.choices(POINTS, k=length), key=POINTS.index)
+        actions = (*ACTIONS, "deliver", "task")
+        script = Script([(point, dice.choice(actions)) for point in points])
+        world = script.world
+        moment = dice.choice(POINTS)
+
+        def at(
+            point: str,
+            world: World = world,
+            moment: str = moment,
+            follow: Callable[[str], None] = script.at,
+        ) -> None:
+            follow(point)
+            if point == moment:
+                lose(world)
+
+        world.at = at
+        refused = False
+        try:
+            world.join("s", since=dice.choice([None, Position("e1", 0)]))
+        except (NotAuthorised, Unavailable):
+            refused = True
+        script.finish()
+        lose(world)
+        world.publish()
+        world.settle()
+        written = world.transport.offsets("s")
+        assert refused == (written == []), (written, points)
+        assert refused or written[-1] == "revoked" or written[-1] == "reset"
+        assert "revoked" not in written[:-1]
+
+
+def test_who_has_lost_a_room_whispers_there_no_more_and_is_not_seen() -> None:
+    world = World()
+    for sid in ("s", "t"):
+        request = Subscribe("a", presence=True)
+        world.node.subscribe(sid, {"user": sid}, request, world.transport.ack)
+    assert world.node.revoke("s", "a", 103)
+    with pytest.raises(NotAuthorised):
+        world.node.whisper("s", Whisper("a", "typing", "1"))
+    world.node.whisper("t", Whisper("a", "typing", "1"))
+    world.clock.now += 4
+    world.presence.step()
+    world.settle()
+    assert world.transport.offsets("s") == ["ack", "revoked"]
+    assert world.transport.written["t"][-1] == ("presence", "a", {}, {"s": ""})
+
+
+@pytest.mark.parametrize("point", POINTS[:-1])
+def test_a_login_that_ends_while_joining_leaves_nothing(point: str) -> None:
+    """Bug: the join registered the connection again, and went on writing to it."""
+    world = World()
+
+    def at(passed: str) -> None:
+        if passed == point:
+            world.at = lambda point: None
+            world.node.disconnect("s")
+
+    world.at = at
+    with suppress(Unavailable):
+        world.join("s")
+    world.publish()
+    world.settle()
+    assert world.transport.offsets("s") == []
+    assert world.hub.rooms_of("s") == []

@@ -280,11 +280,13 @@ def test_a_page_starts_from_the_position_of_the_visitors_own_room() -> None:
     assert site.places(site.client()) == {}
 
 
-def test_finds_the_visitor_whom_a_cookie_remembers() -> None:
+def test_finds_the_visitor_whom_a_cookie_remembers_once_there_is_a_session() -> None:
+    """What that cookie holds may be a credential, and names no room."""
     site = Members()
     site.notify("ada")
     client = site.client("ada", "?remember")
     client.delete_cookie("session")
+    assert site.places(client) == {"user:ada": None}
     assert site.places(client) == {"user:ada": 1}
     client.delete_cookie("session")
     client.set_cookie("remember_token", "ada|forged")

@@ -17,8 +17,8 @@ export type { Meta, Position, Refusal, Snapshot, Sort, Unsubscribe, User };
  *   is catching up or being joined.
  * - `offline`: there is no connection; unless `disconnect()` was called, it is being tried
  *   again.
- * - `refused`: a room may not be joined (see `room.error`); or the server refused or ended
- *   the connection (see `live.error`). Only `connect()` tries again.
+ * - `refused`: a room may not be joined, or not any more (see `room.error`); or the server
+ *   refused or ended the connection (see `live.error`). Only `connect()` tries again.
  */
 export type State = "connecting" | "live" | "recovering" | "offline" | "refused";
 
@@ -34,11 +34,32 @@ export interface Readable<T> {
   readonly getSnapshot: () => T;
 }
 
+/**
+ * Have a function called when the server has refused or ended something for good, with
+ * the reason; at once where it has already. May be taken off the object.
+ */
+export type OnRefused = (call: (error: Refusal) => void) => Unsubscribe;
+
 /** Everything that socket.io-client takes, with our defaults for some of it. */
-export interface ConnectOptions extends Partial<ManagerOptions & SocketOptions> {
+export interface ConnectOptions extends Partial<ManagerOptions & Omit<SocketOptions, "auth">> {
   /** Where the server is. Default: where the page came from. */
   url?: string;
+  /**
+   * What the server's `authenticate` hook is given; or a function, asked anew for each
+   * connection, that returns it, or a promise of it, or null for nothing.
+   */
+  auth?: Auth;
+  /**
+   * Where a login is renewed. Default: beside the script that the server's pages load, or
+   * `/livepush/login` at the server.
+   */
+  loginUrl?: string;
 }
+
+export type Auth =
+  | Readonly<Record<string, unknown>>
+  | (() => object | null | Promise<object | null>)
+  | ((give: (payload: object) => void) => void);
 
 /** One connection to the server, and the rooms followed over it. */
 export interface LivePush {
@@ -47,6 +68,8 @@ export interface LivePush {
   readonly status: Readable<State>;
   /** Why the connection was refused, or null. */
   readonly error: Refusal | null;
+  /** For when the server refuses or ends the connection: a logout (103), say. */
+  readonly onRefused: OnRefused;
   /** What carries the connection now, or null without one. */
   readonly transport: Transport | null;
   /** The room of that name: always the same object until it is left. */
@@ -75,8 +98,10 @@ export interface Room {
   readonly name: string;
   readonly state: State;
   readonly status: Readable<State>;
-  /** Why the room could not be joined, or null. */
+  /** Why the room could not be joined, or was left by the server; or null. */
   readonly error: Refusal | null;
+  /** For when this room may not be joined, or not any more; its stores keep their rows. */
+  readonly onRefused: OnRefused;
   /** Up to where this page has seen everything, or null before that is known. */
   readonly position: Position | null;
   /** What the room's own snapshot function returned, as of the last snapshot. */

@@ -7,6 +7,8 @@ export interface Pauses {
 }
 
 const usual: Pauses = { first: 1_000, longest: 30_000 };
+/** For connections that the server refuses for a while: each attempt is work for it. */
+export const REFUSED: Pauses = { first: 1_000, longest: 60_000 };
 
 /**
  * Milliseconds before attempt `failures` (1 after the first failure): doubling, capped,

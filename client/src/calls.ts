@@ -1,6 +1,7 @@
 /** What an application may pass in: a mistake is told where it is made, in a sentence. */
 
 import type { StoreOptions } from "./api.js";
+import { isObject } from "./wire.js";
 
 const TRANSPORTS: readonly unknown[] = ["websocket", "polling", "webtransport"];
 
@@ -21,6 +22,11 @@ export function checkTransports(transports: unknown): void {
   const known = (one: unknown) => typeof one === "function" || TRANSPORTS.includes(one);
   const some = Array.isArray(transports) && transports.length > 0 && transports.every(known);
   check(some || transports === undefined, '"transports" must be an array of "websocket" and "polling"', transports);
+}
+
+export function checkAuth(auth: unknown): void {
+  const given = auth === undefined || typeof auth === "function" || isObject(auth);
+  check(given, '"auth" must be an object such as {token}, or a function that gives one', auth);
 }
 
 function isName(value: unknown): boolean {

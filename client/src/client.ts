@@ -1,8 +1,9 @@
 /** One connection and its rooms: passes events on, and sums their states up. */
 
-import type { LivePush, Room, RoomOptions, State, Transport } from "./api.js";
+import type { LivePush, OnRefused, Room, RoomOptions, State, Transport } from "./api.js";
 import { checkRoom } from "./calls.js";
 import { Connection, type Source } from "./connection.js";
+import type { Authenticate } from "./credentials.js";
 import { pagePosition } from "./page_position.js";
 import { watchPage } from "./page_life.js";
 import { Refusals } from "./refusals.js";
@@ -10,7 +11,7 @@ import { Requests } from "./requests.js";
 import { FollowedRoom, type RoomClient } from "./room.js";
 import type { Cancel, Surroundings } from "./surroundings.js";
 import { Value } from "./value.js";
-import { isObject, readMeta, readUsers, readWhisper, readWithin, type Refusal } from "./wire.js";
+import { isObject, readMeta, readRefusal, readUsers, readWhisper, readWithin, type Refusal } from "./wire.js";
 
 /** Milliseconds in which a connection that is alive answers. */
 const PROBE_WITHIN = 3_000;
@@ -31,6 +32,7 @@ export class Client implements LivePush, RoomClient {
   constructor(
     source: Source,
     private readonly surroundings: Surroundings,
+    authenticate: Authenticate | null = null,
   ) {
     this.status = new Value<State>("offline", surroundings.report);
     this.refusals = new Refusals(surroundings.warn);
@@ -45,6 +47,7 @@ export class Client implements LivePush, RoomClient {
         refresh: () => this.refreshAll(),
       },
       surroundings,
+      authenticate,
     );
     this.requests = new Requests(this.connection);
   }
@@ -56,6 +59,12 @@ export class Client implements LivePush, RoomClient {
   get error(): Refusal | null {
     return this.connection.error;
   }
+
+  readonly onRefused: OnRefused = (call) => {
+    return this.status.subscribe((state) => {
+      if (state === "refused" && this.error) call(this.error);
+    });
+  };
 
   get transport(): Transport | null {
     return this.connection.transport;
@@ -127,15 +136,17 @@ export class Client implements LivePush, RoomClient {
 
   private receive(event: string, args: readonly unknown[]): void {
     const [data, second] = args;
+    const room = isObject(data) ? this.rooms.get(String(data.room)) : undefined;
     if (event === "livepush.reset" && isObject(data)) {
-      const room = this.rooms.get(String(data.room));
       room?.subscription.reset(readWithin(data.within, RESET_WITHIN));
+    }
+    if (event === "livepush.revoked") {
+      room?.subscription.revoked(readRefusal(data, "no longer allowed"));
     }
     if (event === "livepush.reconnect") {
       this.connection.move(readWithin(isObject(data) && data.within, RESET_WITHIN));
     }
-    if (event === "livepush.presence" && isObject(data)) {
-      const room = this.rooms.get(String(data.room));
+    if (event === "livepush.presence" && isObject(data) && room?.state !== "refused") {
       room?.presence.change(readUsers(data.joined), readUsers(data.left));
     }
     // Anything else without meta is the application's, or a newer server's.

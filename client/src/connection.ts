@@ -4,16 +4,20 @@
  */
 
 import type { SocketLike, State, Transport } from "./api.js";
-import { backoff } from "./backoff.js";
+import { backoff, REFUSED } from "./backoff.js";
+import { Credentials, type Authenticate } from "./credentials.js";
 import { Fallback } from "./fallback.js";
-import { Line, type LineWatcher } from "./line.js";
+import { Line, type Dial, type LineWatcher } from "./line.js";
 import { Moves } from "./moves.js";
 import { Patience } from "./patience.js";
+import { RENEW, Renewal } from "./renewal.js";
 import type { Cancel, Surroundings } from "./surroundings.js";
-import type { Refusal } from "./wire.js";
+import { readRefusal, type Refusal } from "./wire.js";
 
 /** A socket that the application made, or how to make those that are ours alone. */
-export type Source = SocketLike | (() => SocketLike);
+export type Source = SocketLike | Dial;
+
+const ENDED = "the server ended the connection";
 
 /** What a connection tells. */
 export interface Watcher {
@@ -57,15 +61,20 @@ export class Connection {
   private readonly patience: Patience;
   private readonly fallback: Fallback;
   private readonly moves: Moves;
+  private readonly renewal: Renewal;
+  /** True once the developer was told that the application could not say who it is. */
+  private toldNameless = false;
 
   constructor(
     source: Source,
     private readonly watcher: Watcher,
     private readonly surroundings: Surroundings,
+    authenticate: Authenticate | null = null,
   ) {
     this.owned = typeof source === "function";
     const dial = (): Line => {
-      return new Line(typeof source === "function" ? source() : source, surroundings.soon);
+      const credentials = authenticate && new Credentials(authenticate, surroundings);
+      return new Line(source, surroundings.soon, credentials);
     };
     this.line = dial();
     this.line.watcher = this.watching();
@@ -85,8 +94,10 @@ export class Connection {
       slept: () => this.restart(),
     });
     this.fallback = new Fallback(surroundings);
+    this.renewal = new Renewal(surroundings);
     this.moves = new Moves(
       this.fallback,
+      this.renewal,
       surroundings,
       () => dialBy([this.transport ?? "websocket"]),
       () => dialBy(["websocket"]),
@@ -127,8 +138,7 @@ export class Connection {
   }
 
   close(): void {
-    this.stopWaiting();
-    this.moves.stop();
+    this.stop();
     this.phase = "idle";
     if (this.owned) this.line.close();
     this.tellLost();
@@ -154,6 +164,7 @@ export class Connection {
   /** Try now instead of at the end of a pause. */
   hurry(): void {
     if (!this.owned || (this.phase !== "retrying" && this.phase !== "opening")) return;
+    if (this.renewal.busy) return;
     this.stopWaiting();
     this.restart();
   }
@@ -196,11 +207,13 @@ export class Connection {
         this.cut(0);
       },
       refused: (error) => this.refused(error),
+      nameless: (error) => this.nameless(error),
       retrying: () => this.attempting(),
       upgraded: () => this.watcher.refresh(),
       message: (event, args) => {
         this.heard++;
-        if (this.up) this.watcher.message(event, args);
+        if (event === "livepush.ended") this.ended(readRefusal(args[0], ENDED));
+        else if (this.up) this.watcher.message(event, args);
       },
     };
   }
@@ -211,8 +224,9 @@ export class Connection {
   }
 
   private connected(): void {
-    // An attached socket lives on while nobody here wants it.
-    if (this.phase === "idle") return;
+    // An attached socket lives on while nobody here wants it; one of ours may have been
+    // told that it has ended by what came just before this.
+    if (this.phase === "idle" || !this.line.connected) return;
     this.phase = "up";
     this.arrived();
     this.watcher.up();
@@ -233,6 +247,7 @@ export class Connection {
   private arrived(): void {
     this.error = null;
     this.everUp = true;
+    this.toldNameless = false;
     this.refusals = 0;
     this.heard++;
     this.since = this.surroundings.now();
@@ -244,20 +259,26 @@ export class Connection {
   }
 
   private disconnected(forGood: boolean): void {
+    if (forGood) return this.ended({ code: 0, message: ENDED, temporary: false });
     if (this.phase !== "up") return; // it was us
     const { asked } = this.moves;
     const heir = this.moves.inherit();
-    if (forGood) {
-      heir?.discard();
-      this.phase = "refused";
-      this.error = { code: 0, message: "the server ended the connection", temporary: false };
-    } else {
-      this.phase = "retrying";
-      // A server that asked us to go has ended, as it said.
-      if (asked) this.fallback.disturbed();
-      else this.cut(this.surroundings.now() - this.since);
-      if (heir) this.succeed(heir);
-    }
+    this.phase = "retrying";
+    // A server that asked us to go has ended, as it said.
+    if (asked) this.fallback.disturbed();
+    else this.cut(this.surroundings.now() - this.since);
+    if (heir) this.succeed(heir);
+    this.tellLost();
+  }
+
+  /** The server has ended the connection, and would not let us in again. */
+  private ended(error: Refusal): void {
+    if (this.phase === "idle" || this.phase === "refused") return;
+    this.stop();
+    this.phase = "refused";
+    this.error = { ...error, temporary: false };
+    // Whatever becomes of its end: it must not come back.
+    if (this.owned) this.line.close();
     this.tellLost();
   }
 
@@ -288,13 +309,30 @@ export class Connection {
     if (this.phase === "idle" || this.phase === "up") return;
     this.stopWaiting();
     this.error = error;
-    if (error.temporary && this.owned) {
-      this.phase = "retrying";
-      this.restartSoon(backoff(++this.refusals, this.surroundings.random));
+    const again = error.temporary && this.owned;
+    this.phase = again ? "retrying" : "refused";
+    if (again && error.code === RENEW) {
+      this.renewal.begin((still) => {
+        if (this.phase !== "retrying") return;
+        if (still) this.refused(still);
+        else this.restart();
+      });
     } else {
-      this.phase = "refused";
+      if (again) this.restartLater();
+      this.watcher.refused(error, this.everUp);
     }
-    this.watcher.refused(error, this.everUp);
+    this.watcher.refresh();
+  }
+
+  private nameless(error: unknown): void {
+    if (this.phase === "idle" || this.phase === "up") return;
+    this.stopWaiting();
+    if (!this.toldNameless) this.surroundings.report(error);
+    this.toldNameless = true;
+    const message = `"auth" failed: ${error instanceof Error ? error.message : String(error)}`;
+    this.error = { code: 0, message, temporary: true };
+    this.phase = "retrying";
+    this.restartLater();
     this.watcher.refresh();
   }
 
@@ -308,8 +346,18 @@ export class Connection {
     if (!avoids) this.patience.begin(this.line);
   }
 
+  private restartLater(): void {
+    this.restartSoon(backoff(++this.refusals, this.surroundings.random, REFUSED));
+  }
+
   private restartSoon(wait: number): void {
     this.timer = this.surroundings.after(wait, () => this.restart());
+  }
+
+  private stop(): void {
+    this.stopWaiting();
+    this.moves.stop();
+    this.renewal.stop();
   }
 
   private stopWaiting(): void {

@@ -4,6 +4,7 @@
  */
 
 import type { EngineLike, SocketLike, Transport } from "./api.js";
+import type { Authenticate, Credentials } from "./credentials.js";
 import { isObject, readRefusal, type Refusal } from "./wire.js";
 
 /** What a line tells. */
@@ -18,12 +19,17 @@ export interface LineWatcher {
   brokeOff(): void;
   /** The server said no; no attempt will follow. */
   refused(error: Refusal): void;
+  /** The application could not say who it is; no attempt will follow. */
+  nameless(error: unknown): void;
   /** An attempt is about to begin, by socket.io-client itself. */
   retrying(): void;
   /** A connection that polled has become a WebSocket. */
   upgraded(): void;
   message(event: string, args: unknown[]): void;
 }
+
+/** Makes a socket of our own; `authenticate` gives what goes with each of its CONNECTs. */
+export type Dial = (authenticate: Authenticate) => SocketLike;
 
 export class Line {
   /** Who is told; nobody where it is null. */
@@ -35,12 +41,21 @@ export class Line {
   private ending = false;
   /** True while it is to be opened when that is over. */
   private reopening = false;
+  /** Whether the application was asked who it is since somebody looked. */
+  private asked = false;
+  private readonly socket: SocketLike;
 
-  /** @param soon Runs a function after the code that is running now. */
+  /**
+   * @param soon Runs a function after the code that is running now.
+   * @param credentials Asked for each connection; null where the socket needs nothing.
+   */
   constructor(
-    private readonly socket: SocketLike,
+    source: SocketLike | Dial,
     private readonly soon: (run: () => void) => void,
+    private readonly credentials: Credentials | null = null,
   ) {
+    const socket = typeof source === "function" ? source((give) => this.authenticate(give)) : source;
+    this.socket = socket;
     socket.on("connect", () => {
       this.attempting = false;
       this.watchEngine();
@@ -48,8 +63,9 @@ export class Line {
     });
     socket.on("disconnect", (reason) => {
       this.ended((watcher, attempted) => {
-        if (attempted) watcher.brokeOff();
-        else watcher.down(reason === "io server disconnect");
+        const forGood = reason === "io server disconnect";
+        if (attempted && !forGood) watcher.brokeOff();
+        else watcher.down(forGood);
       });
     });
     socket.on("connect_error", (error: Error & { data?: unknown }) => {
@@ -91,6 +107,13 @@ export class Line {
     return this.socket.io.engine?.readyState === "open" ? "answered" : "asked";
   }
 
+  /** Whether an attempt has waited for the application since this was asked last. */
+  heldUp(): boolean {
+    const { asked } = this;
+    this.asked = this.credentials?.pending === true;
+    return asked;
+  }
+
   /** What the next attempts try, in this order. Empty where that cannot be told. */
   get transports(): readonly string[] {
     const { transports } = this.socket.io.opts ?? {};
@@ -113,6 +136,7 @@ export class Line {
   // Closing the socket first takes socket.io-client out of whatever pause it is in. Its
   // engine, too: closing that alone would wait for a write that may never end.
   restart(): void {
+    this.credentials?.forget();
     this.socket.disconnect();
     if (!this.ending) return this.open();
     // Opened while it tells of an end, it plans an attempt besides, which then finds the
@@ -123,6 +147,7 @@ export class Line {
 
   close(): void {
     this.reopening = false;
+    this.credentials?.forget();
     this.socket.disconnect();
   }
 
@@ -142,9 +167,19 @@ export class Line {
     this.socket.timeout(ms).emit(event, message, answered);
   }
 
+  private authenticate(give: (payload: object) => void): void {
+    this.asked = true;
+    this.credentials?.ask(give, (error) => {
+      // The server would wait.
+      this.close();
+      this.ended((watcher) => watcher.nameless(error));
+    });
+  }
+
   private ended(tell: (watcher: LineWatcher, attempted: boolean) => void): void {
     const attempted = this.attempting;
     this.attempting = false;
+    this.credentials?.forget();
     // Restarting a line that is up ends it before the new attempt begins.
     const nested = this.ending;
     this.ending = true;

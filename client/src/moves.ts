@@ -5,11 +5,13 @@
  * Never here: rooms, or what happens when the connection itself is lost.
  */
 
-import { backoff } from "./backoff.js";
+import { backoff, REFUSED } from "./backoff.js";
 import type { Fallback } from "./fallback.js";
 import { Line, type LineWatcher } from "./line.js";
 import { SLEPT } from "./patience.js";
+import { RENEW, type Renewal } from "./renewal.js";
 import type { Cancel, Surroundings } from "./surroundings.js";
+import type { Refusal } from "./wire.js";
 
 /** Milliseconds in which a trial's WebSocket must be there. */
 const TRIAL_WITHIN = 10_000;
@@ -26,6 +28,7 @@ export class Moves {
 
   constructor(
     private readonly fallback: Fallback,
+    private readonly renewal: Renewal,
     private readonly surroundings: Surroundings,
     /** Make a line that uses the transports which the connection uses now. */
     private readonly dialAlike: () => Line,
@@ -85,16 +88,27 @@ export class Moves {
     line.watcher = {
       ...silent,
       up: () => this.hand(line),
-      refused: (error) => this.refused(line, error.temporary),
+      down: () => this.stop(),
+      refused: (error) => this.refused(line, error),
+      nameless: () => this.later(line),
     };
     line.open();
   }
 
   // Full for the moment: the connection may yet live for a while. Otherwise it is left to
   // its end, and what is tried then is told to the page.
-  private refused(line: Line, temporary: boolean): void {
+  private refused(line: Line, { code, temporary }: Refusal): void {
     if (!temporary) return this.stop();
-    const wait = backoff(++this.refusals, this.surroundings.random);
+    if (code !== RENEW) return this.later(line);
+    this.renewal.begin((error) => {
+      if (this.move !== line) return;
+      if (error) this.refused(line, error);
+      else line.restart();
+    });
+  }
+
+  private later(line: Line): void {
+    const wait = backoff(++this.refusals, this.surroundings.random, REFUSED);
     this.moveTimer = this.surroundings.after(wait, () => {
       this.moveTimer = null;
       line.restart();
@@ -132,6 +146,7 @@ export class Moves {
       missed: failed,
       brokeOff: failed,
       refused: failed,
+      nameless: failed,
     };
     line.open();
   }
@@ -157,6 +172,7 @@ const silent: LineWatcher = {
   missed() {},
   brokeOff() {},
   refused() {},
+  nameless() {},
   retrying() {},
   upgraded() {},
   message() {},

@@ -35,13 +35,21 @@ export class Patience {
   begin(line: Line): void {
     this.wait(FIRST_WORD, () => {
       if (line.webSocket === "asked") this.verdict.silent();
-      else this.wait(ENTRY, () => line.webSocket && this.verdict.silent());
+      else this.awaitEntry(line);
     });
   }
 
   stop(): void {
     this.timer?.();
     this.timer = null;
+  }
+
+  private awaitEntry(line: Line): void {
+    this.wait(ENTRY, () => {
+      // What the application takes to say who it is, is nobody's silence.
+      if (line.heldUp()) this.awaitEntry(line);
+      else if (line.webSocket) this.verdict.silent();
+    });
   }
 
   private wait(ms: number, judge: () => void): void {

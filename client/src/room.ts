@@ -1,6 +1,6 @@
 /** A room as the application sees it: its state, its handlers and its stores. */
 
-import type { Handler, Room, State, Store, StoreOptions, Unsubscribe } from "./api.js";
+import type { Handler, OnRefused, Room, State, Store, StoreOptions, Unsubscribe } from "./api.js";
 import { checkStore } from "./calls.js";
 import { Kinds, splitEvent } from "./kinds.js";
 import { Listeners } from "./listeners.js";
@@ -102,8 +102,16 @@ export class FollowedRoom implements Room, Subscriber, StoreRoom {
     });
   }
 
+  readonly onRefused: OnRefused = (call) => {
+    return this.status.subscribe(() => {
+      // The connection may be refused, and this room with it; that is not about the room.
+      const { error, refused } = this.subscription;
+      if (refused && error) call(error);
+    });
+  };
+
   hear(event: string, data: unknown, meta: Meta): void {
-    this.handlers.get(event)?.call(data, meta);
+    if (!this.subscription.refused) this.handlers.get(event)?.call(data, meta);
   }
 
   leave(): void {
@@ -155,6 +163,8 @@ export class FollowedRoom implements Room, Subscriber, StoreRoom {
       this.arriving = false;
       this.settle();
     }
+    // Nobody will tell who comes and goes.
+    if (state === "refused") this.presence.replace([]);
     this.status.set(state);
     this.client.refresh();
   }

@@ -56,6 +56,8 @@ export class Subscription {
   private askedWho = false;
   /** True when the question under way came too early to answer a later need. */
   private again = false;
+  /** Grows where the answer to a question under way counts no more. */
+  private turn = 0;
   private left = false;
   private failures = 0;
   private mends = 0;
@@ -137,8 +139,9 @@ export class Subscription {
     const since = this.stale || !this.room.filled ? null : this.position;
     this.askedWho = this.room.presence.wanted;
     const message = { ...(since && { since }), ...(this.askedWho && { presence: true }) };
+    const { turn } = this;
     this.wire.send(this.room.name, "livepush.subscribe", message, (answer) => {
-      if (this.left) return;
+      if (this.left || turn !== this.turn) return;
       this.asking = false;
       if (answer === undefined) this.failed(timedOut);
       else this.answered(readAnswer(answer), since);
@@ -179,6 +182,15 @@ export class Subscription {
     if (!this.joined) return;
     this.behind = true;
     this.askWithin(within * 1_000);
+    this.room.refresh();
+  }
+
+  /** The server has put us out of the room. */
+  revoked(error: Refusal): void {
+    if (this.left || this.refused) return;
+    this.turn++;
+    this.asking = false;
+    this.failed({ ...error, temporary: false });
     this.room.refresh();
   }
 

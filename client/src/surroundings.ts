@@ -37,12 +37,20 @@ export interface Surroundings {
   report(error: unknown): void;
   /** Tell the developer in words about what is no error of any code. */
   warn(message: string): void;
+  /** Renew the login over HTTP; `answered` gets the status, or 0 where no answer came. */
+  renew(answered: (status: number) => void): Cancel;
   readonly page: Page | null;
   readonly memory: Memory;
 }
 
-/** @param server Tells what is remembered of one server from that of another. */
-export function browserSurroundings(server = ""): Surroundings {
+/** Where this script came from, as long as it is a <script> of its own. */
+const script = typeof document === "object" && (document.currentScript as HTMLScriptElement)?.src;
+
+/**
+ * @param server Where the server is; tells what is remembered of one from that of another.
+ * @param loginUrl Where to renew a login there, if that is not where it usually is.
+ */
+export function browserSurroundings(server = "", loginUrl = ""): Surroundings {
   return {
     now: () => Date.now(),
     random: () => Math.random(),
@@ -57,9 +65,34 @@ export function browserSurroundings(server = ""): Surroundings {
     },
     // Not reported as an error: error trackers would hear of each visitor without a login.
     warn: (message) => console.warn(message),
+    renew(answered) {
+      const controller = new AbortController();
+      const { signal } = controller;
+      // What cannot be asked for at all, too, is told later.
+      Promise.resolve()
+        .then(() => fetch(loginAt(server, loginUrl), { cache: "no-store", credentials: "include", signal }))
+        .then(
+          ({ status }) => signal.aborted || answered(status),
+          () => signal.aborted || answered(0),
+        );
+      return () => controller.abort();
+    },
     page: typeof document === "object" ? { window, document } : null,
     memory: sessionMemory(`livepush.websocket:${server}`),
   };
+}
+
+/**
+ * The address of the view that renews logins: beside this script where it came from the
+ * server, and so with the application's own prefix; else under the usual one.
+ */
+function loginAt(server: string, loginUrl: string): URL {
+  const { href, protocol } = location;
+  const named = /^(\w+:)?\/|^$/.test(server) ? server : `${protocol}//${server}`;
+  const { origin } = new URL(named.replace(/^ws/, "http"), href);
+  if (loginUrl) return new URL(loginUrl, origin);
+  const beside = script && /\/livepush\.js$/.test(new URL(script).pathname) && new URL("login", script);
+  return beside && beside.origin === origin ? beside : new URL("/livepush/login", origin);
 }
 
 // There may be no storage, or none for this page: then looking at it throws, or writing

@@ -93,7 +93,8 @@ test("a server that ends the connection is not asked again", () => {
   socket.calls.length = 0;
   socket.cut("io server disconnect");
   surroundings.pass(60_000);
-  expect([live.state, socket.calls]).toEqual(["refused", []]);
+  expect([live.state, socket.active]).toEqual(["refused", false]);
+  expect(socket.calls).not.toContain("connect");
   expect(live.error?.temporary).toBe(false);
 });
 

@@ -4,6 +4,7 @@
  */
 
 import type { SocketLike } from "../src/api.js";
+import type { Authenticate } from "../src/credentials.js";
 import type { FakeSurroundings } from "./fake_surroundings.js";
 
 /** A message from the client that waits for its answer. */
@@ -22,6 +23,8 @@ export class FakeSocket implements SocketLike {
   readonly calls: string[] = [];
   /** Messages not yet looked at, the oldest first. */
   sent: Sent[] = [];
+  /** What was given with each CONNECT. */
+  readonly payloads: object[] = [];
   readonly io;
   /** True while it tells of an end. */
   private ending = false;
@@ -31,6 +34,7 @@ export class FakeSocket implements SocketLike {
   constructor(
     private readonly surroundings: FakeSurroundings,
     transports = ["websocket", "polling"],
+    private readonly authenticate: Authenticate | null = null,
   ) {
     this.io = {
       engine: undefined as FakeEngine | undefined,
@@ -88,15 +92,22 @@ export class FakeSocket implements SocketLike {
 
   /** The server says something for the first time, over this transport. */
   reach(transport = this.io.engine?.transport.name ?? "websocket"): void {
-    this.io.engine = new FakeEngine(transport);
-    this.io.engine.readyState = "open";
+    const engine = new FakeEngine(transport);
+    this.io.engine = engine;
+    engine.readyState = "open";
+    this.authenticate?.((payload) => {
+      if (this.io.engine !== engine || engine.readyState !== "open") {
+        throw new Error("this CONNECT would go to another connection");
+      }
+      this.payloads.push(payload);
+    });
   }
 
   /** The server lets the client in. */
   accept(transport?: string): void {
     this.active = true;
     this.connected = true;
-    this.reach(transport);
+    if (transport || this.io.engine?.readyState !== "open") this.reach(transport);
     this.emit("connect");
   }
 

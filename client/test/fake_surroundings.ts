@@ -10,6 +10,8 @@ interface Timer {
 export class FakeSurroundings implements Surroundings {
   readonly reported: unknown[] = [];
   readonly warned: string[] = [];
+  /** Requests to renew the login that wait for their answer: called with its status. */
+  readonly renewals: ((status: number) => void)[] = [];
   private time = 1_000_000;
   private timers: Timer[] = [];
   private tasks: (() => void)[] = [];
@@ -41,6 +43,22 @@ export class FakeSurroundings implements Surroundings {
       this.timers = this.timers.filter((other) => other !== timer);
     };
   };
+
+  readonly renew = (answered: (status: number) => void): Cancel => {
+    this.renewals.push(answered);
+    return () => {
+      const index = this.renewals.indexOf(answered);
+      if (index >= 0) this.renewals.splice(index, 1);
+    };
+  };
+
+  /** The server answers the oldest of them. */
+  answerRenewal(status: number): void {
+    const answered = this.renewals.shift();
+    if (!answered) throw new Error("nobody asked to renew the login");
+    answered(status);
+    this.settle();
+  }
 
   get waiting(): number {
     return this.timers.length;

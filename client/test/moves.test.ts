@@ -328,3 +328,70 @@ test("an attached socket is the application's to move", () => {
   attached.surroundings.pass(60_000);
   expect([followed.state, attached.socket.calls]).toEqual(["live", []]);
 });
+
+const renew = { code: 109, message: "renew the login", temporary: true };
+
+test("a move that needs the login renewed has that done, once", () => {
+  const second = move();
+  second.refuse("renew", renew);
+  setting.surroundings.pass(0);
+  expect([setting.surroundings.renewals.length, second.calls]).toEqual([1, ["connect"]]);
+  setting.surroundings.answerRenewal(200);
+  expect(second.calls).toEqual(["connect", "disconnect", "connect"]);
+  second.accept();
+  expect([first.connected, second.connected, setting.surroundings.warned]).toEqual([false, true, []]);
+});
+
+test("a move whose login can't be renewed leaves the old connection to its end", () => {
+  const second = move();
+  second.refuse("renew", renew);
+  setting.surroundings.pass(0);
+  setting.surroundings.answerRenewal(401);
+  expect([second.active, first.connected, setting.live.state]).toEqual([false, true, "live"]);
+});
+
+test("a renewal that fails for a move is tried again later", () => {
+  const second = move();
+  second.refuse("renew", renew);
+  setting.surroundings.pass(0);
+  setting.surroundings.answerRenewal(503);
+  setting.surroundings.pass(749);
+  expect(second.calls).toEqual(["connect"]);
+  setting.surroundings.pass(1);
+  expect(second.calls).toContain("disconnect");
+});
+
+test("the old connection ends while the login is renewed for a move: still one request", () => {
+  const second = move();
+  second.refuse("renew", renew);
+  setting.surroundings.pass(0);
+  first.cut();
+  second.refuse("renew", renew);
+  setting.surroundings.pass(5_000);
+  expect(setting.surroundings.renewals).toHaveLength(1);
+  setting.surroundings.answerRenewal(200);
+  second.accept();
+  setting.next().answer(recovered(5));
+  expect(setting.live.state).toBe("live");
+});
+
+test("a login that ends during a move ends both", () => {
+  const second = move();
+  first.push("livepush.ended", { code: 103, message: "Signed out." });
+  expect([setting.live.state, setting.live.error?.code]).toEqual(["refused", 103]);
+  expect([first.active, second.active]).toEqual([false, false]);
+  begin();
+  first.push("livepush.reconnect", { within: 4 });
+  first.push("livepush.ended", { code: 103, message: "Signed out." });
+  setting.surroundings.pass(60_000);
+  expect([setting.live.state, setting.sockets.length]).toEqual(["refused", 1]);
+});
+
+test("a move that the server ends before it lets us in is over, and another may follow", () => {
+  const second = move();
+  second.cut("io server disconnect");
+  expect([second.active, first.connected, setting.live.state]).toEqual([false, true, "live"]);
+  first.push("livepush.reconnect", { within: 0 });
+  setting.surroundings.pass(0);
+  expect(setting.sockets.length).toBe(3);
+});

@@ -178,3 +178,36 @@ test("an attached socket is asked, never closed", () => {
   attached.surroundings.pass(3_000);
   expect([attached.live.state, attached.socket.calls]).toEqual(["live", []]);
 });
+
+test("nothing that happens to the page brings back a login that has ended", () => {
+  const page = new FakePage();
+  const { live, socket, surroundings } = new Setting({ page });
+  live.connect();
+  socket.accept();
+  socket.push("livepush.ended", { code: 103, message: "Signed out." });
+  socket.calls.length = 0;
+  for (const event of ["offline", "online", "pagehide", "pageshow"]) page.fire(event);
+  page.show("hidden");
+  surroundings.pass(60_000);
+  page.show("visible");
+  surroundings.sleep(600_000);
+  surroundings.pass(60_000);
+  expect([live.state, live.error?.code]).toEqual(["refused", 103]);
+  expect(socket.calls).not.toContain("connect");
+});
+
+test("a page that wakes while its login is renewed asks no second time", () => {
+  const page = new FakePage();
+  const { live, socket, surroundings } = new Setting({ page });
+  live.connect();
+  socket.refuse("renew", { code: 109, message: "renew", temporary: true });
+  surroundings.pass(0);
+  socket.calls.length = 0;
+  page.fire("online");
+  expect([surroundings.renewals.length, socket.calls]).toEqual([1, []]);
+  page.fire("pagehide");
+  expect(surroundings.renewals).toEqual([]);
+  page.fire("pageshow");
+  socket.accept();
+  expect(live.state).toBe("live");
+});

@@ -94,3 +94,81 @@ test("no network and no answer are no refusals", () => {
   surroundings.pass(60_000);
   expect(surroundings.warned).toEqual([]);
 });
+
+test("a login that is renewed is nobody's mistake; one that can't be is told by its status", () => {
+  const { live, socket, surroundings } = new Setting();
+  live.connect();
+  const renew = { code: 109, message: "renew", temporary: true };
+  socket.refuse("renew", renew);
+  surroundings.pass(0);
+  expect(surroundings.warned).toEqual([]);
+  surroundings.answerRenewal(404);
+  expect(surroundings.warned).toEqual([
+    "LivePush: the server refused the connection (code 0; tried again by itself): " +
+      "the login was not renewed: status 404",
+  ]);
+});
+
+test("onRefused of the connection: each time, at once where it has been, and until it is taken off", () => {
+  const { live, socket } = new Setting();
+  const told: string[] = [];
+  const { onRefused } = live;
+  const stop = onRefused(({ code, message }) => told.push(`${code} ${message}`));
+  live.connect();
+  socket.refuse("full", { code: 107, message: "full", temporary: true });
+  socket.refuse("log in", { code: 103, message: "log in" });
+  expect(told).toEqual(["103 log in"]);
+  onRefused(({ code }) => told.push(`late ${code}`));
+  expect(told).toEqual(["103 log in", "late 103"]);
+  stop();
+  live.connect();
+  socket.accept();
+  socket.push("livepush.ended", { code: 103, message: "Signed out." });
+  expect(told).toEqual(["103 log in", "late 103", "late 103"]);
+});
+
+test("onRefused of a room is about the room alone", () => {
+  const setting = new Setting();
+  const { live, socket } = setting;
+  const [one, two] = [live.room("chat:1"), live.room("chat:2")];
+  const told: unknown[] = [];
+  for (const room of [one, two]) room.onRefused(({ code }) => told.push([room.name, code]));
+  setting.start(one);
+  setting.next().answer(refused(120, "failed", true));
+  socket.push("livepush.ended", { code: 103, message: "Signed out." });
+  expect([one.state, two.state, told]).toEqual(["refused", "refused", []]);
+  live.connect();
+  socket.accept();
+  setting.next().answer(snapshot(5));
+  setting.next().answer(refused(103, "no"));
+  socket.push("livepush.revoked", { room: "chat:1", code: 103 });
+  expect(told).toEqual([["chat:2", 103], ["chat:1", 103]]);
+  one.onRefused(({ message }) => told.push(message));
+  expect(told.at(-1)).toBe("no longer allowed");
+});
+
+test("a room that was left hears of no refusal", () => {
+  const setting = new Setting();
+  const room = setting.live.room("chat:1");
+  const told: unknown[] = [];
+  room.onRefused((error) => told.push(error));
+  setting.start(room);
+  room.leave();
+  setting.socket.push("livepush.revoked", { room: "chat:1", code: 103 });
+  expect(told).toEqual([]);
+});
+
+test("an onRefused that throws disturbs nothing, and one that connects is heard", () => {
+  const { live, socket, surroundings } = new Setting();
+  let times = 0;
+  live.onRefused(() => {
+    throw new Error("theirs");
+  });
+  live.onRefused(() => times++ === 0 && live.connect());
+  live.connect();
+  socket.accept();
+  socket.push("livepush.ended", { code: 103, message: "Signed out." });
+  expect([live.state, socket.active, surroundings.reported.length]).toEqual(["connecting", true, 1]);
+  socket.accept();
+  expect(live.state).toBe("live");
+});

@@ -2,6 +2,7 @@
 
 import type { Room, Store } from "../src/api.js";
 import { Client } from "../src/client.js";
+import type { Authenticate } from "../src/credentials.js";
 import { FakeSocket, type Sent } from "./fake_socket.js";
 import { FakeMemory, FakePage, FakeSurroundings } from "./fake_surroundings.js";
 
@@ -22,13 +23,14 @@ export class Setting {
     memory = new FakeMemory(),
     random = () => 0.5,
     transports = ["websocket", "polling"],
+    authenticate = null as Authenticate | null,
   } = {}) {
     this.surroundings = new FakeSurroundings(page, random, memory);
-    const dial = (): FakeSocket => {
-      this.sockets.push(new FakeSocket(this.surroundings, transports));
+    const dial = (asked: Authenticate | null): FakeSocket => {
+      this.sockets.push(new FakeSocket(this.surroundings, transports, asked));
       return this.socket;
     };
-    this.live = new Client(owned ? dial : dial(), this.surroundings);
+    this.live = new Client(owned ? dial : dial(null), this.surroundings, authenticate);
   }
 
   /** The newest of its sockets. */

@@ -8,6 +8,7 @@ import { pagePosition } from "../src/page_position.js";
 import { parsePositionHeader } from "../src/position_header.js";
 import { Rows, type Verb } from "../src/rows.js";
 import { placeOf } from "../src/sequence.js";
+import connections from "../../tests/vectors/client_connection.json" with { type: "json" };
 import fallbacks from "../../tests/vectors/client_fallback.json" with { type: "json" };
 import headers from "../../tests/vectors/position_header.json" with { type: "json" };
 import merges from "../../tests/vectors/client_merges.json" with { type: "json" };
@@ -170,15 +171,62 @@ describe("client_fallback", () => {
   });
 });
 
+describe("client_connection", () => {
+  interface Scenario {
+    about: string;
+    attached?: boolean;
+    steps: Record<string, any>[];
+  }
+
+  test.each(connections as unknown as Scenario[])("$about", ({ attached = false, steps }) => {
+    const setting = new Setting({ owned: !attached });
+    const { live, socket, surroundings } = setting;
+    const refusals: number[] = [];
+    live.onRefused(({ code }) => refusals.push(code));
+    live.connect();
+    let done = 0;
+    const moves: Record<string, (value: any) => void> = {
+      accept: () => socket.accept(),
+      // What socket.io-client does by itself where an attempt may follow.
+      reconnect: () => socket.retry(),
+      push: (args: [string]) => socket.push(...args),
+      end: (reason) => socket.cut(reason),
+      refuse: (error) => socket.refuse(error.message ?? "no", error),
+      answer: (status) => surroundings.answerRenewal(status),
+      after: (ms) => surroundings.pass(ms),
+      connect: () => live.connect(),
+      state: (state) => expect(live.state).toBe(state),
+      error: (code) => expect(live.error?.code ?? null).toBe(code),
+      message: (text) => expect(live.error?.message).toBe(text),
+      refused: (codes) => expect(refusals).toEqual(codes),
+      renewals: (count) => expect(surroundings.renewals).toHaveLength(count),
+      attempts: (count) => {
+        const all = socket.calls.filter((call) => call === "connect").length;
+        expect(all - done).toBe(count);
+        done = all;
+      },
+    };
+    for (const step of steps) {
+      for (const [move, value] of Object.entries(step)) {
+        expect(moves).toHaveProperty(move);
+        moves[move]?.(value);
+      }
+      surroundings.settle();
+    }
+    expect(surroundings.reported).toEqual([]);
+  });
+});
+
 describe("client_room", () => {
   interface Scenario {
     name: string;
     since?: { epoch: string; offset: number };
     store?: StoreOptions<Row>;
+    presence?: boolean;
     steps: Record<string, any>[];
   }
 
-  test.each(rooms as unknown as Scenario[])("$name", ({ since = null, store, steps }) => {
+  test.each(rooms as unknown as Scenario[])("$name", ({ since = null, store, presence, steps }) => {
     const setting = new Setting();
     const { live, socket, surroundings } = setting;
     const room = live.room("chat:1", { since });
@@ -187,6 +235,11 @@ describe("client_room", () => {
     for (const event of ["message.created", "message.deleted", "message.invalidated", "ping"]) {
       room.on(event, (_data, { offset }) => delivered.push(offset));
     }
+    if (presence) room.presence.subscribe(() => {});
+    const heard: unknown[] = [];
+    room.on("typing", (_data, { from }) => heard.push(from));
+    const refusals: number[] = [];
+    room.onRefused(({ code }) => refusals.push(code));
     live.connect();
     let asked: ReturnType<Setting["next"]> | undefined;
     const moves: Record<string, (value: any) => void> = {
@@ -196,6 +249,8 @@ describe("client_room", () => {
       publication: ([event, data, place]) => socket.push(event, data, { room: "chat:1", ...place }),
       push: (args: [string]) => socket.push(...args),
       reset: (within) => socket.push("livepush.reset", { room: "chat:1", within }),
+      whisper: ([event, from]) => socket.push(event, null, { room: "chat:1", whisper: true, from }),
+      retry: () => live.connect(),
       after: (ms) => surroundings.pass(ms),
       sent: (rest) => {
         asked = setting.next();
@@ -207,10 +262,16 @@ describe("client_room", () => {
       position: (position) => expect(room.position).toEqual(position),
       rows: (keys) => expect(rows?.getSnapshot().map(({ id }) => id)).toEqual(keys),
       delivered: (offsets) => expect(delivered).toEqual(offsets),
+      heard: (count) => expect(heard).toHaveLength(count),
+      present: (ids) => expect(room.presence.getSnapshot().map(({ id }) => id)).toEqual(ids),
+      refused: (codes) => expect(refusals).toEqual(codes),
     };
     for (const step of steps) {
       surroundings.settle();
-      for (const [move, value] of Object.entries(step)) moves[move]?.(value);
+      for (const [move, value] of Object.entries(step)) {
+        expect(moves).toHaveProperty(move);
+        moves[move]?.(value);
+      }
     }
     expect(surroundings.reported).toEqual([]);
   });

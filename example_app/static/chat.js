@@ -3,6 +3,7 @@
 
 import { showCompany } from "./company.js";
 import { showConnection } from "./connection.js";
+import { showEnd } from "./end.js";
 import { showMessages } from "./messages.js";
 import { showUnread } from "./unread.js";
 
@@ -22,21 +23,25 @@ const messages = room.store("message", {
 showMessages(messages, { me: Number(me), composer, tell, post });
 
 // 2. What is unread in the other rooms: a room of this user alone.
-showUnread(live.room(liveUser), messages, { roomId: Number(roomId), post });
+const user = live.room(liveUser);
+showUnread(user, messages, { roomId: Number(roomId), post });
 
 // 3. How the connection is doing, and what was caught up with.
 showConnection(live, messages, tell);
 
-// 4. Who else is here, and who is writing.
+// 4. That the login has ended, or the right to read the room.
+showEnd(live, room, user, composer);
+
+// 5. Who else is here, and who is writing.
 showCompany(room, { me, field: composer.elements.body });
 
-// 5. Our own messages: shown as soon as the server has answered, and not once more when
+// 6. Our own messages: shown as soon as the server has answered, and not once more when
 //    they come back over the socket. The answer's Livepush-Position header tells.
 composer.addEventListener("submit", async (event) => {
   event.preventDefault();
   const field = composer.elements.body;
   const text = field.value;
-  if (!text.trim()) return;
+  if (!text.trim() || field.readOnly) return;
   const sending = new FormData(composer);
   field.value = "";
   try {

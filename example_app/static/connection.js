@@ -13,7 +13,9 @@ export function showConnection(live, messages, tell) {
   live.status.subscribe((state) => {
     badge.dataset.state = state;
     words.textContent = live.transport ? `${state} · ${transports[live.transport]}` : state;
-    if (state === "refused") tell("This page is not live any more: reload it, or log in again.");
+    // A login that has ended (103) is told in place of the messages.
+    const { error } = live;
+    if (state === "refused" && error?.code !== 103) tell(`This page is not live any more: ${error?.message}`);
     if (state === "offline" && wasLive) away ??= { since: Date.now() };
     // The last time is after the connection is back and before anything is caught up with.
     if (away && state !== "live") away.known = new Set(messages.getSnapshot().map((row) => row.id));

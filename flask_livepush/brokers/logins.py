@@ -1,13 +1,14 @@
 """The contract of what tells every process which logins have ended.
 
 Each process holds a mirror of the ended ids, so that whoever asks waits for nobody.
-Whose an id is, and what follows from its end, is not its business.
+A table in a database may keep them as well, which is another contract. Whose an id is,
+and what follows from its end, is not its business.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,9 +31,12 @@ class Ended:
 class Recheck:
     """Subscriptions that have to be asked about again, or connections to be ended.
 
+    Whoever asks loads the user anew, as rights depend on what a user is.
+
     Args:
         user: Whose, by identity; None: everybody's.
-        room: In which room; None: in all, and the user is loaded again too.
+        room: In which room, or in which of all those of a pattern, by its text as in
+            ``chat:<int:room_id>``; None: in all.
         close: End the user's connections instead.
     """
 
@@ -42,7 +46,11 @@ class Recheck:
 
 
 class LoginListener(Protocol):
-    """What is told, by one thread or greenlet, which must not be kept waiting."""
+    """What is told, by any thread or greenlet, which must not be kept waiting.
+
+    Each end is told once in a process, by whoever ends the login here; what comes from
+    elsewhere by one thread or greenlet, in order.
+    """
 
     def ended(self, logins: Sequence[Ended]) -> None:
         """Take notice that these have ended; the mirror has them already."""
@@ -114,3 +122,23 @@ class Logins(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give back what is held; nobody is told any more."""
+
+
+class LoginTable(Protocol):
+    """Keeps ended logins where no restart of a broker reaches them.
+
+    It waits no longer than a view may where it adds; what it raises is its database's.
+    """
+
+    def add(self, logins: Sequence[str], age: float) -> None:
+        """Add logins that ended so many seconds ago; those that are there are none."""
+
+    def read(self, within: float | None) -> Iterator[Sequence[tuple[str, float]]]:
+        """Read in parts which logins ended, each with how many seconds ago.
+
+        Args:
+            within: Only those of so many seconds; None: all.
+        """
+
+    def purge(self) -> None:
+        """Delete what need not be known any more."""

@@ -30,6 +30,17 @@ class Keys:
     here: str
 
 
+@dataclass(frozen=True, slots=True)
+class LoginKeys:
+    """The names of what tells which logins have ended, all in one hash slot."""
+
+    meta: str
+    ended: str
+    orders: str
+    lock: str
+    channel: str
+
+
 class Names:
     """The names of keys and channels of one application.
 
@@ -40,6 +51,8 @@ class Names:
     def __init__(self, prefix: str) -> None:
         self._base = f"{_escaped(prefix)}:{SCHEMA}:"
         self._index = [f"{self._base}rooms:{{{n}}}" for n in range(INDEX_SHARDS)]
+        # No room's name is before the brace, so none can be taken for these.
+        self._logins = f"{self._base}logins:{{all}}:"
 
     def room(self, room: str) -> Keys:
         """Return a room's names.
@@ -79,6 +92,16 @@ class Names:
     def plain(self) -> str:
         """The channel of the application's own Socket.IO emits."""
         return f"{self._base}socketio"
+
+    @property
+    def logins(self) -> LoginKeys:
+        """The names of what tells which logins have ended."""
+        parts = ("meta", "ended", "orders", "lock", "wake")
+        return LoginKeys(*(f"{self._logins}{part}" for part in parts))
+
+    def ticket(self, number: str) -> str:
+        """Return the key that says that a ticket is spent."""
+        return f"{self._logins}ticket:{_escaped(number)}"
 
     def peer(self, name: str) -> str:
         """Return the channel of one process.

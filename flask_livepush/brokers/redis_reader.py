@@ -69,6 +69,7 @@ class Reader:
         sharded: Whether channels belong to slots.
         now: Seconds of a clock that never falls.
         sleep: Waits for seconds.
+        longest_pause: Seconds between attempts to connect, at most.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Reader:
         sharded: bool,
         now: Callable[[], float],
         sleep: Callable[[float], object],
+        longest_pause: float = _LONGEST_PAUSE,
     ) -> None:
         self.address = address
         self._owner = owner
@@ -89,6 +91,7 @@ class Reader:
         self._batch = 1 if sharded else _BATCH
         self._now = now
         self._sleep = sleep
+        self._longest_pause = longest_pause
         self._lock = threading.Lock()  # guards what is to be looked at, and the bell
         self._changed: dict[str, None] = {}
         self._rung = False
@@ -145,7 +148,7 @@ class Reader:
                 break
             self._failures += 1
             pause = _FIRST_PAUSE * 2 ** min(self._failures, 10)
-            self._sleep(min(pause, _LONGEST_PAUSE))
+            self._sleep(min(pause, self._longest_pause))
 
     def _end(self) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BrokerError, BrokerUnavailable
+from .redis_ended import Place, RedisEnded
 from .redis_format import Names
 from .redis_namespace import Namespace
 from .redis_servers import Command, Servers
@@ -35,6 +36,7 @@ class ServerSetup:
         pubsub_limit: ``client-output-buffer-limit pubsub``: bytes at once, bytes for
             so long, seconds. 0 is no limit.
         timeout: Seconds after which it closes idle connections; 0: never.
+        on_disk: Whether it keeps what it has on a disk.
     """
 
     where: str
@@ -42,6 +44,7 @@ class ServerSetup:
     info: Mapping[str, str] | None
     pubsub_limit: tuple[int, int, int] | None
     timeout: int | None
+    on_disk: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class QueueSetup:
         refusal: Why this application may not use the prefix; None: it may.
         failure: Why nothing can be written there, as in a replica or a full memory.
         rooms: Names of some rooms that were used last.
+        logins: Why ended logins can't be read, as where rules forbid it.
     """
 
     url: str
@@ -61,10 +65,16 @@ class QueueSetup:
     refusal: str | None
     failure: str | None
     rooms: tuple[str, ...]
+    logins: str | None
 
 
 def ask(
-    url: str, prefix: str, secrets: Mapping[str, Any], *, now: Callable[[], float]
+    url: str,
+    prefix: str,
+    secrets: Mapping[str, Any],
+    *,
+    now: Callable[[], float],
+    logins_prefix: str | None = None,
 ) -> QueueSetup:
     """Ask a message queue how it is set up.
 
@@ -75,6 +85,7 @@ def ask(
         prefix: What stands before the application's keys.
         secrets: The application's own settings, for its ``SECRET_KEY``.
         now: Seconds of a clock that never falls.
+        logins_prefix: What stands before the keys of ended logins; None: the same.
 
     Raises:
         ConfigError: The URL is wrong, or the server refuses our name or password.
@@ -102,6 +113,7 @@ def ask(
             refusal,
             failure,
             _rooms(servers, names),
+            _logins(servers, logins_prefix or prefix),
         )
     finally:
         servers.close()
@@ -125,7 +137,26 @@ def _server(
         None if info is None else _read_info(info),
         None if limits is None else _read_limit(limits),
         None if timeout is None else int(timeout),
+        _on_disk(servers, key),
     )
+
+
+def _on_disk(servers: Servers, key: str) -> bool | None:
+    found = [_setting(servers, key, name) for name in ("save", "appendonly")]
+    if found[0] is None or found[1] is None:
+        return None
+    return bool(found[0].strip()) or found[1] == "yes"
+
+
+def _logins(servers: Servers, prefix: str) -> str | None:
+    ended = RedisEnded(servers, prefix=prefix, node="doctor", lifetime=3600)
+    try:
+        ended.read(Place(), listens=False)
+    except BrokerUnavailable:
+        raise
+    except BrokerError as error:
+        return str(error)
+    return None
 
 
 def _allowed(servers: Servers, key: str, *words: str) -> Any:

@@ -74,6 +74,7 @@ def check(app: Application) -> Iterator[Finding]:
     yield from _processes(app)
     yield from _prefix(app)
     yield from _database(app)
+    yield from _logins(app)
     yield from _limits(app)
 
 
@@ -301,6 +302,26 @@ def _database(app: Application) -> Iterator[Finding]:
             "machine only, writing one at a time.",
             "Where there are several instances, or the disk does not outlive one "
             "(App Engine, Cloud Run, Heroku): PostgreSQL or MySQL.",
+        )
+
+
+def _logins(app: Application) -> Iterator[Finding]:
+    if app.settings.logins == "database":
+        yield Finding(
+            "logins",
+            "ok",
+            "LIVEPUSH_LOGINS is 'database': which logins have ended outlives every "
+            "restart, and each logout writes a row.",
+        )
+    elif app.settings.message_queue is None:
+        yield Finding(
+            "logins",
+            "hint",
+            "LIVEPUSH_LOGINS is 'broker', and there is no LIVEPUSH_MESSAGE_QUEUE: "
+            "which logins have ended is known to this process alone, and when it "
+            "restarts, sessions that were signed out work again until they expire, as "
+            "in Flask itself.",
+            "LIVEPUSH_LOGINS = 'database', or a message queue.",
         )
 
 

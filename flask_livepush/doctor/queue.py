@@ -12,7 +12,7 @@ from ..errors import BrokerError, ConfigError
 from .findings import Finding
 
 if TYPE_CHECKING:
-    from ..brokers.redis_setup import ServerSetup
+    from ..brokers.redis_setup import QueueSetup, ServerSetup
 
 _NAME = "redis"
 _VERSION = 7
@@ -34,6 +34,8 @@ def check(
     *,
     now: Callable[[], float],
     knows: Callable[[str], bool] | None,
+    logins: str = "broker",
+    logins_prefix: str | None = None,
 ) -> Iterator[Finding]:
     """Examine a message queue.
 
@@ -44,11 +46,13 @@ def check(
         now: Seconds of a clock that never falls.
         knows: Says whether a rule of the application knows a room; None: its rules are
             not known.
+        logins: What keeps ended logins, as LIVEPUSH_LOGINS says.
+        logins_prefix: What stands before their keys; None: the same.
     """
     from ..brokers.redis_setup import ask  # Redis's client is loaded only for this
 
     try:
-        found = ask(url, prefix, secrets, now=now)
+        found = ask(url, prefix, secrets, now=now, logins_prefix=logins_prefix)
     except ConfigError as error:
         remedy = "Correct it; the user and the password may be wrong."
         yield Finding(_NAME, "problem", str(error), remedy)
@@ -75,6 +79,7 @@ def check(
             f"No application with another SECRET_KEY uses the prefix {prefix!r} on "
             f"{found.url}.",
         )
+    yield from _logins(found, logins)
     if knows is not None and found.refusal is None:
         strange = [room for room in found.rooms if not knows(room)]
         if strange:
@@ -88,6 +93,34 @@ def check(
                 "another application with the same SECRET_KEY uses this prefix: give "
                 "each a LIVEPUSH_PREFIX of its own.",
             )
+
+
+def _logins(found: QueueSetup, kept_by: str) -> Iterator[Finding]:
+    forgetful = [each.where for each in found.servers if each.on_disk is False]
+    if found.logins is not None:
+        yield Finding(
+            "logins",
+            "problem",
+            f"Which logins have ended can't be read, so nobody can join: "
+            f"{found.logins}",
+            "Its rules must allow what docs/deploying.md lists.",
+        )
+    elif kept_by == "broker" and forgetful:
+        yield Finding(
+            "logins",
+            "hint",
+            f"LIVEPUSH_LOGINS is 'broker', and {', '.join(forgetful)} keeps nothing on "
+            "a disk: where it and all processes restart at once, sessions that were "
+            "signed out work again until they expire, as in Flask itself.",
+            "LIVEPUSH_LOGINS = 'database', or appendonly yes.",
+        )
+    elif kept_by == "broker":
+        yield Finding(
+            "logins",
+            "ok",
+            "LIVEPUSH_LOGINS is 'broker': Redis and all processes keep which logins "
+            "have ended.",
+        )
 
 
 def _remedy(error: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-# Where a login came from: Flask's session; the request itself, by a request loader; what
-# was given with the CONNECT, by ``livepush.authenticate``; a ticket; nowhere.
+# Where a login came from: Flask's session; the request itself, by a request loader;
+# what was given with the CONNECT, by ``livepush.authenticate``; a ticket; nowhere.
 Source = Literal["session", "request", "payload", "ticket", "nobody"]
 
 

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .publication import INVALIDATED, Draft, invalidated
+
+if TYPE_CHECKING:
+    from ..brokers.logins import Recheck
+
+# Orders to ask again that one commit may give for one kind of room; with more, all
+# subscriptions of that kind are asked about.
+_MAX_RECHECKS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +36,14 @@ class Batch:
             None: there was none that rows were committed by.
     """
 
-    __slots__ = ("_deletes", "_events", "_puts", "everywhere", "since")
+    __slots__ = ("_deletes", "_events", "_puts", "_rechecks", "everywhere", "since")
 
     def __init__(self, since: float | None = None) -> None:
         self.since = since
         self._deletes: dict[str, dict[tuple[str | None, str | None], Draft]] = {}
         self._puts: dict[str, dict[tuple[str | None, str | None], Draft]] = {}
         self._events: dict[str, list[Draft]] = {}
+        self._rechecks: dict[Recheck, dict[Recheck, None]] = {}
         self.everywhere: list[Everywhere] = []
 
     def delete(self, room: str, draft: Draft) -> None:
@@ -59,8 +68,31 @@ class Batch:
         if stale not in self.everywhere:
             self.everywhere.append(stale)
 
+    def recheck(self, order: Recheck, *, whole: Recheck) -> None:
+        """Have subscriptions asked about again.
+
+        Args:
+            whole: Covers this order and all that are like it, and is given in their
+                place where there are too many.
+        """
+        orders = self._rechecks.setdefault(whole, {})
+        if whole in orders:
+            return
+        orders[order] = None
+        if order == whole or len(orders) > _MAX_RECHECKS:
+            self._rechecks[whole] = {whole: None}
+
+    @property
+    def rechecks(self) -> list[Recheck]:
+        """What is to be asked about again, each once."""
+        found = (order for orders in self._rechecks.values() for order in orders)
+        return list(dict.fromkeys(found))
+
     def include(self, other: Batch) -> None:
         """Add all that another batch has."""
+        for whole, orders in other._rechecks.items():
+            for order in orders:
+                self.recheck(order, whole=whole)
         for room, rows in other._deletes.items():
             self._deletes.setdefault(room, {}).update(rows)
         for room, rows in other._puts.items():
@@ -74,9 +106,10 @@ class Batch:
     def doubted(self) -> Batch:
         """Return what tells the same rooms to read anew, showing nothing itself.
 
-        An application's own events are left out.
+        An application's own events are left out; rights are asked about all the same.
         """
         batch = Batch()
+        batch._rechecks = {whole: dict(o) for whole, o in self._rechecks.items()}
         batch.everywhere = list(self.everywhere)
         for room, drafts in self.rooms().items():
             for draft in drafts:

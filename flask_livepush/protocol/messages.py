@@ -25,6 +25,8 @@ WHISPER = "livepush.whisper"
 RESET = "livepush.reset"
 RECONNECT = "livepush.reconnect"
 PRESENCE = "livepush.presence"
+REVOKED = "livepush.revoked"
+ENDED = "livepush.ended"
 
 #: What a whisper's data may have, as JSON text in UTF-8.
 MAX_WHISPER_BYTES = 4096
@@ -216,6 +218,20 @@ def reset(room: str, within: float) -> str:
         within: Seconds over which the subscribers shall spread their return.
     """
     return _dumps({"room": room, "within": within})
+
+
+def revoked(room: str, code: int) -> str:
+    """Write the data of a ``livepush.revoked``.
+
+    Args:
+        code: Why the connection is in the room no more, as an error's code.
+    """
+    return _dumps({"room": room, "code": code})
+
+
+def ended(error: ClientError) -> dict[str, Any]:
+    """Make the data of a ``livepush.ended``: why a connection ends for good."""
+    return {"code": error.code, "message": error.message}
 
 
 def reconnect(within: float) -> str:

@@ -33,6 +33,7 @@ class Subscription:
         "holding",
         "position",
         "presence",
+        "revoked",
         "room",
         "sid",
         "user",
@@ -48,9 +49,16 @@ class Subscription:
         #: Whether its subscribe was answered, and whether it asked who is there.
         self.answered = False
         self.presence = False
+        #: Whether it has ended since it may not be any more.
+        self.revoked = False
         self._max_held = max_held
         self._doubted = False
         self._held: list[tuple[str, Publication]] = []
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has ever been live, so that its subscribe has been answered."""
+        return bool(self.position.epoch)
 
     def receive(
         self,

@@ -17,10 +17,12 @@ from ..protocol.messages import (
     PRESENCE,
     RECONNECT,
     RESET,
+    REVOKED,
     meta,
     presence,
     reconnect,
     reset,
+    revoked,
     whispered,
 )
 from ..protocol.publication import Publication
@@ -112,6 +114,9 @@ class Fanout:
 
     def reset_frame(self, room: str) -> Any:
         return self._event(RESET, reset(room, self._reset_within))
+
+    def revoked_frame(self, room: str, code: int) -> Any:
+        return self._event(REVOKED, revoked(room, code))
 
     def reconnect_frame(self, within: float) -> Any:
         """Encode the request to come back at a random moment in so many seconds."""

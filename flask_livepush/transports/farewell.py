@@ -1,5 +1,7 @@
 """Asks clients to come back: all when this process ends, each before it is too old.
 
+Who is asked since it grows old, and does not go, is closed: the age is a limit.
+
 It knows connections, and nothing of why a process ends or when it is done. What it
 does never blocks: it is called by the engine's loop.
 """
@@ -18,6 +20,8 @@ from .fanout import NAMESPACE, Fanout
 # all are spread. The rest is for its way back.
 _FROM = 0.9
 _SPREAD = 0.06
+# How much longer than it was given it may take: the way back, and a late request.
+_GRACE = 2.0
 # How long it may take to go, and how often is looked, both as parts of the age, and
 # the most of it, in seconds.
 _WITHIN, _LONGEST = 0.02, 5.0
@@ -51,8 +55,10 @@ class Farewell:
         self._dice = dice
         self._lock = threading.Lock()  # guards what follows
         # By Engine.IO session, the oldest first: when it was opened, and when its
-        # client is to be asked. Those that were asked are not in it any more.
+        # client is to be asked. Those that were asked are in the other: until when they
+        # may stay.
         self._ages: dict[str, tuple[float, float]] = {}
+        self._leaving: dict[str, float] = {}
         # The sids that were asked because the process ends.
         self._asked: set[str] = set()
 
@@ -73,13 +79,15 @@ class Farewell:
         """Forget a connection."""
         with self._lock:
             self._ages.pop(eio_sid, None)
+            self._leaving.pop(eio_sid, None)
 
     def ask_the_old(self) -> None:
-        """Ask those that will soon be too old, each once."""
+        """Ask those that will soon be too old, each once; close who did not go."""
         if self._max_age is None:
             return
         now = self._now()
         since = now - _FROM * self._max_age
+        within = min(_LONGEST, _WITHIN * self._max_age)
         due = []
         with self._lock:
             for eio_sid, (opened, at) in self._ages.items():
@@ -87,11 +95,19 @@ class Farewell:
                     break
                 if at <= now:
                     due.append(eio_sid)
+            late = [eio_sid for eio_sid, end in self._leaving.items() if end <= now]
             for eio_sid in due:
-                del self._ages[eio_sid]
+                opened, _ = self._ages.pop(eio_sid)
+                # Looked at once more before it is too old.
+                latest = opened + self._max_age - (self.look_every or 0.0)
+                self._leaving[eio_sid] = min(now + _GRACE * within, latest)
+            for eio_sid in late:
+                del self._leaving[eio_sid]
         manager = self._server.manager
         sids = [manager.sid_from_eio_sid(eio_sid, NAMESPACE) for eio_sid in due]
-        self._ask(sids, min(_LONGEST, _WITHIN * self._max_age))
+        self._ask(sids, within)
+        for eio_sid in late:
+            self.close(eio_sid)
 
     def ask_all(self, within: float) -> None:
         """Ask everybody who was not asked so before to come back elsewhere.

@@ -15,10 +15,13 @@ from typing import Any
 import engineio
 import socketio
 
-from ..errors import BadMessage, ClientError
+from ..connections import Connection, Connections
+from ..errors import BadMessage, ClientError, Unavailable
+from ..login.caller import Handshake
 from ..metrics import OFF, Metrics
 from ..node import Node
 from ..protocol import messages
+from .bearing import CLOSED, NOTHING, Bearing, is_websocket
 from .fanout import NAMESPACE, Fanout, Outlet
 from .farewell import Farewell
 from .mailbox import Mailboxes
@@ -47,8 +50,9 @@ class Events:
         outlet: Learns of connections.
         spawn: Runs what connections send in the background.
         spawn_answers: The same for what they answer, for which that may be waiting.
-        may_connect: Asked with the handshake's environment before a connection to the
-            default namespace is accepted; None: not asked.
+        connections: Asked before a connection to the default namespace is accepted;
+            keeps those that are, and says when one ends.
+        bearing: Looks at what each session's first request bears.
         max_pending: Messages of one connection that may wait for their turn.
         in_order: Whether the application's handlers too are called one at a time, in
             the order of a connection's events. Else each has a thread of its own, as
@@ -66,7 +70,8 @@ class Events:
         outlet: Outlet,
         spawn: Spawn,
         spawn_answers: Spawn,
-        may_connect: Callable[[dict[str, Any]], bool] | None,
+        connections: Connections,
+        bearing: Bearing = NOTHING,
         max_pending: int,
         in_order: bool,
         farewell: Farewell,
@@ -77,11 +82,12 @@ class Events:
         self._node = node
         self._fanout = fanout
         self._outlet = outlet
-        self._may_connect = may_connect
+        self._connections = connections
+        self._bearing = bearing
         self._in_order = in_order
         self._metrics = metrics
-        metrics.gauge("connections", lambda: self._connections(True), "websocket")
-        metrics.gauge("connections", lambda: self._connections(False), "polling")
+        metrics.gauge("connections", lambda: self._number(True), "websocket")
+        metrics.gauge("connections", lambda: self._number(False), "polling")
         # A polling client sends what has gathered as one request; past 16 packets the
         # stock limit, which is the process's, loses them all. Bytes are limited anyway.
         payload = engineio.payload.Payload
@@ -93,6 +99,8 @@ class Events:
         # Connections, by their Engine.IO session's id: those that have not been told
         # to the application as gone. Flask-SocketIO's test clients are none.
         self._known: set[str] = set()
+        # Those of them that have been ended: nothing that they sent before is handled.
+        self._ended: set[str] = set()
         self._on_connect = server.eio.handlers["connect"]
         self._on_disconnect = server.eio.handlers["disconnect"]
         self._handle_connect = server._handle_connect
@@ -108,6 +116,7 @@ class Events:
         server.eio.on("message", self.on_message)
         server.eio.on("connect", self.on_connect)
         server.eio.on("disconnect", self.on_disconnect)
+        connections.carried_by(self)
 
     def _in_turn(
         self,
@@ -132,8 +141,10 @@ class Events:
                 return
             if check is not None:
                 check(args[-1])
-            task = partial(self._handle, handler, eio_sid, *args)
-            asks_nobody = handler == self.handle_connect and self._asks_nobody(args[0])
+            task = partial(self._handle_in_turn, handler, eio_sid, *args)
+            asks_nobody = handler == self.handle_connect and self._asks_nobody(
+                eio_sid, *args
+            )
             if asks_nobody and boxes.enter(eio_sid, task):
                 return
             if not boxes.put(eio_sid, task):
@@ -143,21 +154,29 @@ class Events:
 
         return handle
 
-    def _asks_nobody(self, namespace: str | None) -> bool:
+    def _asks_nobody(self, eio_sid: str, namespace: str | None, data: Any) -> bool:
         """Say whether a CONNECT runs no code of the application, and so waits for none.
 
         A turn of another thread would take longer than it does.
         """
         server = self._server
+        environ = server.environ.get(eio_sid)
         return (
-            self._may_connect is None
+            environ is not None
             and namespace in (None, NAMESPACE)
+            and self._connections.asks_nobody(Handshake(environ, data or None))
             and not any(
                 name in server.namespace_handlers
                 or "connect" in server.handlers.get(name, ())
                 for name in (NAMESPACE, "*")
             )
         )
+
+    def _handle_in_turn(
+        self, handler: Callable[..., Any], eio_sid: str, *args: Any
+    ) -> None:
+        if eio_sid not in self._ended:
+            self._handle(handler, eio_sid, *args)
 
     def _handle(self, handler: Callable[..., Any], eio_sid: str, *args: Any) -> None:
         if eio_sid not in self._server.environ:
@@ -212,6 +231,11 @@ class Events:
     def on_connect(self, eio_sid: str, environ: dict[str, Any]) -> Any:
         """Take a new connection, which is in no namespace yet."""
         self._known.add(eio_sid)
+        socket = self._server.eio.sockets.get(eio_sid)
+        if socket is not None:
+            socket.bond = (
+                CLOSED if is_websocket(environ) else self._bearing.bond(environ)
+            )
         self._farewell.opened(eio_sid)
         return self._on_connect(eio_sid, environ)
 
@@ -226,6 +250,7 @@ class Events:
             self._on_disconnect(eio_sid, *reason)
         finally:
             self._known.discard(eio_sid)
+            self._ended.discard(eio_sid)
 
     def handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:
         """Take a CONNECT to a namespace, in the connection's mailbox."""
@@ -251,6 +276,7 @@ class Events:
                 # The server would keep for ever who has neither come nor been refused.
                 sid = manager.sid_from_eio_sid(eio_sid, name)
                 if sid is not None:
+                    self._connections.left(sid)
                     manager.disconnect(sid, name, ignore_queue=True)
                 raise
             connection = server.eio.sockets.get(eio_sid)
@@ -296,9 +322,9 @@ class Events:
         """Look at connects and disconnects before the application's handlers do."""
         if namespace == NAMESPACE:
             if event == "connect":
-                self._check(args[1])
                 return self._connect(*args)
             if event == "disconnect":
+                self._connections.left(args[0])
                 self._node.disconnect(args[0])
                 self._outlet.closed(args[0])
         if event == "disconnect":
@@ -313,11 +339,18 @@ class Events:
             log.exception("A handler of disconnects failed")
             return None
 
-    def _connect(self, sid: str, *args: Any) -> Any:
-        """Ask the application's handler; the outlet learns of who is let in."""
-        answer = self._trigger_event("connect", NAMESPACE, sid, *args)
+    def _connect(self, sid: str, environ: dict[str, Any], *auth: Any) -> Any:
+        """Ask whose it is, then the application's handler; keep who is let in."""
+        eio_sid = self._server.manager.eio_sid_from_sid(sid, NAMESPACE)
+        handshake = Handshake(environ, (auth[0] or None) if auth else None)
+        self._enter(sid, eio_sid, handshake)
+        answer = False
+        try:
+            answer = self._trigger_event("connect", NAMESPACE, sid, environ, *auth)
+        finally:
+            if answer is False:
+                self._connections.left(sid)
         if answer is not False:
-            eio_sid = self._server.manager.eio_sid_from_sid(sid, NAMESPACE)
             self._outlet.opened(sid, eio_sid)
         return answer
 
@@ -326,59 +359,125 @@ class Events:
         """How many connections have not been told to the application as gone."""
         return len(self._known)
 
-    def _connections(self, upgraded: bool) -> int:
+    def _number(self, upgraded: bool) -> int:
         connections = list(self._server.eio.sockets.values())
         return sum(c.upgraded == upgraded for c in connections if not c.closed)
 
-    def _check(self, environ: dict[str, Any]) -> None:
+    def _enter(self, sid: str, eio_sid: str, handshake: Handshake) -> None:
         outcome = "refused"
         try:
-            self._ask(environ)
+            self._connections.enter(sid, eio_sid, handshake)
             outcome = "accepted"
+        except ClientError as error:
+            raise self._refused(error) from None
+        except Exception:
+            log.exception("Loading the user of a connection failed; it is refused")
+            failed = Unavailable("The server failed; try again later.")
+            raise self._refused(failed) from None
         finally:
             self._metrics.count("connects_total", outcome)
 
-    def _ask(self, environ: dict[str, Any]) -> None:
-        if self._may_connect is None:
+    def _refused(self, error: ClientError) -> Exception:
+        self._metrics.count("refusals_total", str(error.code))
+        data = {
+            "code": error.code,
+            "message": error.message,
+            "temporary": error.temporary,
+        }
+        return socketio.exceptions.ConnectionRefusedError(  # type: ignore[no-any-return]
+            error.message, data
+        )
+
+    # -- ends --------------------------------------------------------------------------
+    def end(self, connection: Connection, error: ClientError) -> None:
+        """Write why to a connection, a DISCONNECT, and the end; nothing else after.
+
+        The client stays away: it is told of the end of each of its namespaces.
+        """
+        server, manager = self._server, self._server.manager
+        eio_sid = connection.eio_sid
+        if not manager.is_connected(connection.sid, NAMESPACE):
+            # It has not been told yet that it is connected: it is refused when it
+            # comes again.
+            self.send_away(connection)
             return
+        self._silence(connection)
+        kinds = socketio.packet
+        told = [messages.ENDED, messages.ended(error)]
+        packets = [server.packet_class(kinds.EVENT, namespace=NAMESPACE, data=told)]
+        for namespace in list(manager.get_namespaces()):
+            if manager.sid_from_eio_sid(eio_sid, namespace) is not None:
+                kind = kinds.DISCONNECT
+                packets.append(server.packet_class(kind, namespace=namespace))
         try:
-            allowed = self._may_connect(environ)
-        except Exception:
-            log.exception("Loading the user of a connection failed; it is refused")
-            raise _refused(120, "The server failed; try again later.", True) from None
-        if not allowed:
-            raise _refused(103, "Not logged in.", False)
+            for packet in packets:
+                server._send_packet(eio_sid, packet)
+        finally:
+            self._part(connection)
+
+    def send_away(self, connection: Connection) -> None:
+        """Close a connection by Engine.IO: its client comes back."""
+        self._silence(connection)
+        self._part(connection)
+
+    def _silence(self, connection: Connection) -> None:
+        """Let nothing of ours be written to it, and nothing that it sent be handled."""
+        if connection.eio_sid in self._known:
+            self._ended.add(connection.eio_sid)
+        self._outlet.closed(connection.sid)
+        self._node.disconnect(connection.sid)
+
+    def _part(self, connection: Connection) -> None:
+        eio_sid = connection.eio_sid
+        if eio_sid in self._server.eio.sockets:
+            self._close(eio_sid)
+        elif eio_sid not in self._known:  # a test client, which has no session
+            self._server.disconnect(connection.sid, ignore_queue=True)
+        if eio_sid not in self._known:
+            self._ended.discard(eio_sid)
 
     def _take(
         self, eio_sid: str, number: int | None, event: str, args: tuple[Any, ...]
     ) -> None:
         sid = self._server.manager.sid_from_eio_sid(eio_sid, NAMESPACE)
-        environ = self._server.environ.get(eio_sid)
-        if environ is None or not self._server.manager.is_connected(sid, NAMESPACE):
+        if not self._server.manager.is_connected(sid, NAMESPACE):
             return
         ack = partial(self._fanout.ack, number)
         try:
             if event == messages.SUBSCRIBE:
-                request = messages.parse_subscribe(args)
-                self._node.subscribe(sid, environ, request, ack)
+                self._join(sid, messages.parse_subscribe(args), ack)
                 return
             if event == messages.UNSUBSCRIBE:
                 self._node.unsubscribe(sid, messages.parse_unsubscribe(args))
                 text = messages.DONE
             elif event == messages.WHISPER:
-                self._node.whisper(sid, messages.parse_whisper(args))
+                whisper = messages.parse_whisper(args)
+                self._connections.vouch(sid)
+                self._node.whisper(sid, whisper)
                 text = messages.DONE
             else:
                 raise BadMessage("This server knows no message of this name.")
         except ClientError as error:
+            self._metrics.count("refusals_total", str(error.code))
             text = messages.failed(error)
         finally:
             # The server may have disconnected it meanwhile, from another thread.
             if not self._server.manager.is_connected(sid, NAMESPACE):
                 self._node.disconnect(sid)
         answer = ack(text)
-        if answer is not None:
+        if answer is not None and eio_sid not in self._ended:
             self._fanout.write([sid], [answer])
+
+    def _join(
+        self, sid: str, request: messages.Subscribe, ack: Callable[[str], Any]
+    ) -> None:
+        try:
+            handshake: Any = self._connections.vouch(sid).handshake
+        except ClientError:
+            # Refused is out of the room, as wherever else a join is.
+            self._node.unsubscribe(sid, messages.Unsubscribe(request.room))
+            raise
+        self._node.subscribe(sid, handshake, request, ack)
 
 
 def _check_auth(data: Any) -> None:
@@ -401,8 +500,3 @@ def _check_depth(data: Any) -> None:
             return
         level = deeper
     raise ValueError(f"Data is nested more than {_MAX_DEPTH} deep.")
-
-
-def _refused(code: int, message: str, temporary: bool) -> Exception:
-    data = {"code": code, "message": message, "temporary": temporary}
-    return socketio.exceptions.ConnectionRefusedError(message, data)  # type: ignore[no-any-return]

@@ -4,165 +4,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from functools import cache
-from itertools import combinations
-from pathlib import Path
-from typing import Any, Protocol
-from urllib.request import Request, urlopen
+from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import (
-    Browser,
-    BrowserContext,
-    ConsoleMessage,
-    Locator,
-    Page,
-    Route,
-    expect,
+from playwright.sync_api import Browser, Page, Route, expect
+
+from tests.support.servers import MODES, Server
+from tests.support.system import require
+
+from .chatting import (
+    ENGINE_ROOM,
+    LOUNGE,
+    RELEASES,
+    OpenChat,
+    bodies,
+    collect_errors,
+    expect_live,
+    expect_same_messages,
+    log_in,
+    message,
+    post,
+    say,
+    send,
+    unread,
 )
 
-from tests.support.browser import MILLISECONDS
-from tests.support.servers import MODES, Mode, Server, running
-from tests.support.system import require
-from tests.support.waiting import DEADLINE
-
-CHAT = Path(__file__).with_name("chat.py")
-LOUNGE, RELEASES, ENGINE_ROOM = "/rooms/1", "/rooms/2", "/rooms/3"
 # What a browser says when it has no network; the page can't keep it from doing so.
 NO_NETWORK = re.compile(r"ERR_INTERNET_DISCONNECTED|ERR_CONNECTION_REFUSED")
-
-expect.set_options(timeout=MILLISECONDS)
-
-
-class OpenChat(Protocol):
-    """Opens a window, logs a user in, and waits until a room is live."""
-
-    def __call__(self, name: str, path: str = ..., **options: Any) -> Page: ...
-
-
-@pytest.fixture
-def mode() -> Mode:
-    return "threading"
-
-
-@pytest.fixture(scope="module")
-def servers(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[..., Server]]:
-    """One server for each async mode, started by the first test that wants it."""
-    with ExitStack() as stack:
-
-        @cache
-        def server(mode: Mode) -> Server:
-            database = tmp_path_factory.mktemp(mode) / "chat.sqlite3"
-            env = {"DATABASE_URL": f"sqlite:///{database}", "SECRET_KEY": "test"}
-            return stack.enter_context(running(CHAT, mode=mode, env=env))
-
-        yield server
-
-
-@pytest.fixture
-def server(servers: Callable[..., Server], mode: Mode) -> Server:
-    """The server of the test's mode, its chat as new."""
-    server = servers(mode)
-    with urlopen(Request(f"{server.url}/reset", method="POST"), timeout=DEADLINE):
-        return server
-
-
-@pytest.fixture
-def errors() -> Iterator[list[str]]:
-    """What the pages complained of; a test takes out what it expects.
-
-    Violations of the content security policy are among the console's errors.
-    """
-    errors: list[str] = []
-    yield errors
-    assert errors == []
-
-
-@pytest.fixture
-def open_chat(
-    new_user: Callable[..., Page], server: Server, errors: list[str]
-) -> OpenChat:
-    def open_chat(name: str, path: str = LOUNGE, **options: Any) -> Page:
-        page = new_user(base_url=server.url, **options)
-        collect_errors(page.context, errors)
-        log_in(page, name)
-        page.goto(path)
-        if options.get("java_script_enabled", True):
-            expect_live(page)
-        return page
-
-    return open_chat
-
-
-def collect_errors(context: BrowserContext, errors: list[str]) -> None:
-    def look(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            errors.append(message.text)
-
-    context.on("console", look)
-    context.on("weberror", lambda error: errors.append(str(error.error)))
-
-
-def log_in(page: Page, name: str) -> None:
-    """Get the cookie, without the form; one test uses that."""
-    request = page.context.request
-    token = re.search(r'csrf_token" value="([^"]+)"', request.get("/login").text())
-    assert token
-    form = {"csrf_token": token[1], "name": name, "password": "demo"}
-    answer = request.post("/login", form=form, max_redirects=0)
-    assert answer.status == 302, answer.text()
-
-
-def expect_live(page: Page) -> None:
-    expect(page.locator("#badge")).to_have_attribute("data-state", "live")
-
-
-def say(page: Page, text: str) -> None:
-    """Write a message as a user does."""
-    page.get_by_role("textbox", name="Message to").fill(text)
-    page.keyboard.press("Enter")
-
-
-def post(page: Page, text: str, room: str = LOUNGE) -> int:
-    """Commit a message with the page's cookies, but not by the page; return its id."""
-    return int(send(page, f"{room}/messages", body=text)["id"])
-
-
-def send(page: Page, path: str, **fields: str) -> dict[str, Any]:
-    token = page.locator("[name=csrf_token]").first.get_attribute("value")
-    answer = page.context.request.post(
-        path,
-        form={"csrf_token": token or "", **fields},
-        headers={"Accept": "application/json"},
-    )
-    assert answer.ok, answer.text()
-    return dict(answer.json())
-
-
-def message(page: Page, text: str) -> Locator:
-    return page.get_by_role("listitem").filter(has=page.get_by_text(text, exact=True))
-
-
-def bodies(page: Page) -> Locator:
-    return page.locator("#messages .body")
-
-
-def expect_same_messages(*pages: Page) -> None:
-    """Wait until they show the same, none of it twice."""
-    for one, other in combinations(pages, 2):
-        expect(bodies(other)).to_have_text(bodies(one).all_text_contents())
-    ids = [item.get_attribute("data-id") for item in pages[0].locator(".message").all()]
-    assert len(ids) == len(set(ids))
-    assert ids == sorted(ids, key=lambda text: int(text or 0))
-
-
-def unread(page: Page, room: str) -> Locator:
-    link = page.get_by_role("navigation").locator(f"a[href='{room}']")
-    return link.locator(".count")
 
 
 # -- messages ----------------------------------------------------------------------

@@ -204,7 +204,7 @@ def test_judges_what_servers_say_of_themselves(
     info: dict[str, str], level: str, said: str
 ) -> None:
     """Of what can't be had here: old and new versions, Valkey."""
-    setup = ServerSetup("h:1", 0.001, info, (32 * 2**20, 8 * 2**20, 60), 0)
+    setup = ServerSetup("h:1", 0.001, info, (32 * 2**20, 8 * 2**20, 60), 0, True)
     found = [f for f in queue._server(setup) if said in f.sentence]
     assert [finding.level for finding in found] == [level]
 
@@ -212,5 +212,5 @@ def test_judges_what_servers_say_of_themselves(
 def test_finds_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue, "_SLOW", 0.05)
     info = {"redis_version": "7.4.0"}
-    setup = ServerSetup("h:1", 0.08, info, None, None)
+    setup = ServerSetup("h:1", 0.08, info, None, None, None)
     assert "takes 80 ms" in next(queue._server(setup)).sentence

@@ -196,3 +196,10 @@ def test_writes_where_a_publication_stands(
 def test_writes_a_reset() -> None:
     assert json.loads(messages.reset("a", 2.5)) == {"room": "a", "within": 2.5}
     assert json.loads(messages.DONE) == {"ok": True}
+
+
+def test_writes_that_a_room_is_lost() -> None:
+    assert json.loads(messages.revoked('chat:"é', 103)) == {
+        "room": 'chat:"é',
+        "code": 103,
+    }

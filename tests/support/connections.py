@@ -15,6 +15,7 @@ from flask_socketio import SocketIO
 from werkzeug.test import EnvironBuilder
 
 from flask_livepush import LivePush
+from flask_livepush.login.caller import Handshake
 from flask_livepush.transports.engine.polls import EventPoll
 from flask_livepush.transports.engine.server import Engine
 
@@ -79,6 +80,10 @@ class Site:
             headers["Cookie"] = f"session={cookie.value}"
         builder = EnvironBuilder(path="/socket.io/?EIO=4", headers=headers)
         return {**builder.get_environ(), "flask.app": self.app}
+
+    def handshake(self, user: str | None = None) -> Handshake:
+        """Return a handshake, of a logged-in user or nobody."""
+        return Handshake(self.environ(user))
 
     def connection(self, user: str | None = None) -> Connection:
         """Open an Engine.IO connection."""

@@ -33,8 +33,8 @@ def load(request: Request) -> User | None:
     return User(name) if name else None
 
 
-@livepush.identity
-def identity(user: User) -> dict[str, str]:
+@livepush.user_info
+def user_info(user: User) -> dict[str, str]:
     """Tell the name."""
     return {"name": user.id.title()}
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from flask_livepush.auth import Visitor
 from flask_livepush.brokers.base import Broker, History, Listener
+from flask_livepush.errors import NotAuthorised
 from flask_livepush.hub import Hub
 from flask_livepush.node import Node
 from flask_livepush.presence.here import Presence
@@ -152,6 +153,9 @@ class Recording:
     def reset_frame(self, room: str) -> Frame:
         return ("reset", room)
 
+    def revoked_frame(self, room: str, code: int) -> Frame:
+        return ("revoked", room, code)
+
     def whisper_frame(self, room: str, whisper: Whispered) -> Frame:
         return ("whisper", room, whisper.user, whisper.event, whisper.data)
 
@@ -189,6 +193,8 @@ class ScriptedDoor:
         self._point = point
         self._rows = rows
         self.asked: list[tuple[str, str]] = []
+        #: Rooms that nobody may join; a rule has said yes or no by the point "admit".
+        self.forbidden: set[str] = set()
 
     def is_room(self, room: str) -> bool:
         self._point("is_room")
@@ -196,7 +202,10 @@ class ScriptedDoor:
 
     def admit(self, room: str, environ: dict[str, Any]) -> Visitor:
         self.asked.append((room, environ.get("user", "")))
+        allowed = room not in self.forbidden
         self._point("admit")
+        if not allowed:
+            raise NotAuthorised("The rule says no.")
         return Visitor(environ.get("user"), environ.get("info", ""))
 
     def has_presence(self, room: str) -> bool:

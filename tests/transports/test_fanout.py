@@ -75,6 +75,12 @@ def test_a_reset_says_within_which_time_to_return() -> None:
     assert packet.data == ["livepush.reset", {"room": "a", "within": 2.5}]
 
 
+def test_a_lost_room_has_the_code_that_says_why() -> None:
+    fanout, _, _ = make()
+    packet = decode(fanout.revoked_frame("a", 103))
+    assert packet.data == ["livepush.revoked", {"room": "a", "code": 103}]
+
+
 def test_speaks_another_serializer() -> None:
     fanout, _, _ = make(serializer=Bytes)
     frame = fanout.frame('chat:"é', "e", PUBLICATION)

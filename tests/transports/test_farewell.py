@@ -130,3 +130,44 @@ def test_closes_those_that_are_open() -> None:
     assert (first.closed, second.closed) == (True, False)
     assert site.farewell.connections() == ["b"]
     site.farewell.close("nobody")
+
+
+def test_who_was_asked_and_does_not_go_is_closed() -> None:
+    """Bug: a client that ignored it went on for ever."""
+    site = Site(max_age=100, dice=0)
+    stays, goes = site.open("stays"), site.open("goes")
+    assert site.look(90) == ["stays", "goes"]
+    site.farewell.closed("goes")
+    site.look(92)  # what it was given, which is no time to be late
+    assert not stays.closed
+    site.look(94)
+    assert (stays.closed, goes.closed) == (True, False)
+    site.farewell.closed("stays")
+    assert site.farewell._leaving == site.farewell._ages == {}
+
+
+@pytest.mark.parametrize("max_age", [0.5, 10, 3300])
+@pytest.mark.parametrize("dice", [0, 0.5, 1])
+def test_nobody_is_open_for_longer_than_allowed(max_age: float, dice: float) -> None:
+    site = Site(max_age=max_age, dice=dice)
+    socket = site.open("one")
+    every = site.farewell.look_every
+    assert every is not None
+    asked = at = 0.0
+    while not socket.closed:
+        at += every
+        if site.look(at):
+            asked = at
+            within = site.written[0][1]
+    assert at <= max_age
+    assert at >= asked + within
+
+
+def test_who_is_in_no_namespace_is_closed_when_it_is_too_old() -> None:
+    """Bug: who had left the namespace can't be asked, and was left alone."""
+    site = Site(max_age=100, dice=0)
+    socket = site.server.eio.sockets["one"] = Socket(entered=False)
+    site.farewell.opened("one")
+    assert site.look(90) == []
+    site.look(95)
+    assert socket.closed

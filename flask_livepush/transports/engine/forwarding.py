@@ -47,6 +47,8 @@ _STATUSES = {
 }
 # Of answers that were forwarded: for whoever looks for the cause of slowness.
 _MARK = (("Livepush-Forwarded", "1"),)
+# Between a poll's mark, which has none of it, and what else is sent in its place.
+_SEPARATOR = "~"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,41 @@ class Asked:
         method: ``GET`` or ``POST``.
         body: What it sends.
         mark: What tells a poll from the one before, if anything does.
+        nonce: Else what makes its proofs its own.
+        proofs: What proves what the request bears; None: it comes from a process of a
+            release that did not say.
     """
 
     method: str
     sid: str
     body: bytes = b""
     mark: str = ""
+    nonce: str = ""
+    proofs: str | None = None
+
+    def about(self) -> bytes:
+        """Return what its proofs are made for: this request and no other."""
+        head = (self.method, self.sid, self.mark, self.nonce)
+        return "\n".join(head).encode() + b"\n" + self.body
+
+    def written(self) -> str:
+        """Return its mark and proofs as they are sent.
+
+        In one text, as the last release reads no more: there it is the whole mark,
+        which differs where the mark does.
+        """
+        if self.proofs is None:
+            return self.mark
+        return _SEPARATOR.join((self.mark, self.nonce, self.proofs))
+
+    @classmethod
+    def read(cls, method: str, sid: str, body: bytes, text: str) -> Asked:
+        """Read what :meth:`written` has made, or the last release."""
+        mark, separator, rest = text.partition(_SEPARATOR)
+        if not separator:
+            return cls(method, sid, body, mark)
+        nonce, _, proofs = rest.partition(_SEPARATOR)
+        return cls(method, sid, body, mark, nonce, proofs)
 
 
 class Serve(Protocol):
@@ -185,7 +216,7 @@ class Forwarding:
                 "refused", Refusal(BAD_REQUEST, "Too many requests at once")
             )
         request.left = partial(self._left, number)
-        head = [asked.method, number, self.name, sid, asked.mark]
+        head = [asked.method, number, self.name, sid, asked.written()]
         self._peers.post(
             owner, _written(head, asked.body), partial(self._not_sent, number)
         )
@@ -307,6 +338,7 @@ class Forwarding:
         """Do what another process says.
 
         - ``GET`` or ``POST``, number, node, session, mark, and a body: answer that;
+          behind the mark and ``~`` is what proves what the request bears;
         - ``ANSWER``, number, status, and a body: it was answered;
         - ``LEFT``, number, node: nobody waits for the answer any more;
         - ``ENDS``, node: answer all that it waits for, by nothing;
@@ -315,7 +347,7 @@ class Forwarding:
         """
         if verb in ("GET", "POST"):
             number, node, sid, mark = args
-            asked = Asked(verb, str(sid), body, str(mark))
+            asked = Asked.read(verb, str(sid), body, str(mark))
             self._serve_other(int(number), str(node), asked)
         elif verb == "ANSWER":
             number, code = args

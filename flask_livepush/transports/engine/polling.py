@@ -6,9 +6,13 @@ another process for this one's sessions are answered here.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
+from ...metrics import OFF, Metrics
+from ..bearing import NOTHING, Bearing, may_use
 from . import packets, taking
 from .forwarding import Asked, Forwarding
 from .loop import Loop
@@ -36,6 +40,8 @@ class Polling:
         headers: Returns what answers to a request of this environment have.
         create_event: Makes an event of the async mode.
         patience: Seconds for a poll's answer.
+        bearing: Tells other processes what a request bears.
+        metrics: Counts requests that do not bear what their session's first did.
     """
 
     def __init__(
@@ -47,6 +53,8 @@ class Polling:
         headers: Callable[[dict[str, Any]], Headers],
         create_event: Callable[[], Any],
         patience: float,
+        bearing: Bearing = NOTHING,
+        metrics: Metrics = OFF,
     ) -> None:
         self._sessions = sessions
         self._started = started
@@ -54,6 +62,8 @@ class Polling:
         self._headers = headers
         self._create_event = create_event
         self._patience = patience
+        self._bearing = bearing
+        self._metrics = metrics
         #: Asks other processes; None: there are none.
         self.forwarding: Forwarding | None = None
 
@@ -78,6 +88,9 @@ class Polling:
             if self.forwarding is None:
                 raise unknown_sid()
             return self._ask_owner(environ, start_response, method, sid, body)
+        if not may_use(session.bond, environ):
+            self._metrics.count("unborne_total")
+            raise unknown_sid()
         if session.upgraded:
             raise _is_upgraded()
         if method == "POST":
@@ -143,10 +156,12 @@ class Polling:
         assert forwarding is not None
         if body is None:
             raise forwarding.refuse(too_large())
-        if method == "GET":
-            asked = Asked(method, sid, mark=mark_of(environ))
-        else:
-            asked = Asked(method, sid, body)
+        mark = mark_of(environ) if method == "GET" else ""
+        # Two polls must not look like one to a process of the last release.
+        nonce = "" if mark or method != "GET" else secrets.token_urlsafe(8)
+        asked = Asked(method, sid, b"" if method == "GET" else body, mark, nonce)
+        proofs = self._bearing.proofs(environ, asked.about())
+        asked = replace(asked, proofs=proofs)
         return self._answer_later(
             environ, start_response, lambda request: forwarding.ask(asked, request)
         )
@@ -159,6 +174,7 @@ class Polling:
             session = self._sessions.find(asked.sid)
             if session is None:
                 raise unknown_sid()
+            self._check_proofs(session, asked)
             if session.upgraded:
                 raise _is_upgraded()
             if asked.method == "POST":
@@ -179,6 +195,15 @@ class Polling:
             return poll
         answer(reply)
         return None
+
+    def _check_proofs(self, session: Session, asked: Asked) -> None:
+        bond = session.bond
+        # A process of the last release says nothing of what the request bears.
+        if bond is None or asked.proofs is None:
+            return
+        if not bond.is_proved(asked.proofs, asked.about()):
+            self._metrics.count("unborne_total")
+            raise unknown_sid()
 
     def _take_body(self, session: Session, body: bytes | None) -> Reply:
         if session.closed:

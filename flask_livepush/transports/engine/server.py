@@ -25,6 +25,7 @@ import engineio
 
 from ...brokers.peers import Peers
 from ...metrics import OFF, Metrics
+from ..bearing import NOTHING, Bearing, may_use
 from . import frames, handshake, packets, taking
 from .connection import Connection
 from .environ import slim
@@ -69,6 +70,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
     _switch_interval: float | None
     _metrics: Metrics
     _peers: Peers | None
+    _bearing: Bearing
     _full: Callable[[str], None] | None
     _looks: list[tuple[float, Callable[[], None]]]
 
@@ -80,6 +82,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
         limits: Limits,
         switch_interval: float | None,
         peers: Peers | None = None,
+        bearing: Bearing = NOTHING,
         metrics: Metrics = OFF,
     ) -> Engine:
         """Put an engine in the place of a Socket.IO server's Engine.IO server.
@@ -89,6 +92,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
             switch_interval: What ``sys.setswitchinterval`` is given in the processes
                 that serve; None leaves it alone.
             peers: Other processes, whose sessions' requests may come here.
+            bearing: Tells other processes what such a request bears.
         """
         stock = server.eio
         made = cls.__new__(cls)
@@ -97,6 +101,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
         made._switch_interval = switch_interval
         made._metrics = metrics
         made._peers = peers
+        made._bearing = bearing
         made._full = None
         made._looks = []
         made._begin()
@@ -135,6 +140,8 @@ class Engine(engineio.Server):  # type: ignore[misc]
             headers=self._cors_headers,
             create_event=self.create_event,
             patience=patience,
+            bearing=self._bearing,
+            metrics=self._metrics,
         )
         self._forwarding = None
         if self._peers is not None:
@@ -322,7 +329,7 @@ class Engine(engineio.Server):  # type: ignore[misc]
             return self._open_polling(environ)
         sid = query["sid"][0]
         if transport == "websocket":
-            return self._upgrade(environ, start_response, self._find(sid))
+            return self._upgrade(environ, start_response, self._find(sid, environ))
         if method not in ("GET", "POST"):
             raise Refusal(BAD_METHOD, "Bad method")
         return self._polling.answer(environ, start_response, sid, body)
@@ -336,9 +343,12 @@ class Engine(engineio.Server):  # type: ignore[misc]
             self._log_error_once(f"{origin} is not an accepted origin.", "bad-origin")
             raise Refusal(FORBIDDEN, "Not an accepted origin.")
 
-    def _find(self, sid: str) -> Session:
+    def _find(self, sid: str, environ: dict[str, Any]) -> Session:
         session = self._sessions.find(sid)
         if session is None:
+            raise unknown_sid()
+        if not may_use(session.bond, environ):
+            self._metrics.count("unborne_total")
             raise unknown_sid()
         return session
 

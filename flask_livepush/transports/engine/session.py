@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ...protocol.pace import Pace
+from ..bearing import Bond
 from .connection import Connection
 from .held import HeldWebSocket
 from .loop import PATIENCE
@@ -43,6 +44,7 @@ class Session:
         "_session",
         "answered",
         "asked",
+        "bond",
         "closed",
         "entered",
         "held",
@@ -69,6 +71,8 @@ class Session:
         self.answered = 0
         #: Whether it has entered a namespace of Socket.IO.
         self.entered = False
+        #: What its requests must bear; None: nothing.
+        self.bond: Bond | None = None
         # Guarded by the sessions' lock: whether it is no more; its WebSocket, the
         # loop's or one that its server keeps; what waits for its next poll or for that
         # one, how much that is, and whether what may be dropped is; the request that

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -574,4 +575,108 @@ def test_the_body_of_a_poll_is_not_sent_along(world: World) -> None:
         environ_of(world.sid, b"x" * 100_000, method="GET"), lambda *args: None
     )
     world.post.carry()
-    assert world.owner.asked == [Asked("GET", world.sid, mark="x1")]
+    assert world.owner.asked == [Asked("GET", world.sid, mark="x1", proofs="")]
+
+
+# -- what requests bear ----------------------------------------------------------------
+
+
+def test_what_a_request_bears_goes_along_in_the_place_of_its_mark(world: World) -> None:
+    """A process of the last release unpacks exactly five items."""
+    world.one.ask(world.sid, mark="x1", proofs="p,q")
+    head = json.loads(world.post.waiting[0][1].partition(b"\n")[0])
+    assert len(head) == 5
+    assert head[-1] == "x1~~p,q"
+    world.post.carry()
+    assert world.owner.asked == [Asked("GET", world.sid, mark="x1", proofs="p,q")]
+
+
+def test_a_process_of_the_last_release_bears_nothing_and_is_served(
+    world: World,
+) -> None:
+    """It is told by the head without a separator, while such processes live."""
+    head = ["GET", 1, "11111111", world.sid, "x1"]
+    world.owner.peer.received(json.dumps(head).encode() + b"\n")
+    (asked,) = world.owner.asked
+    assert (asked.mark, asked.proofs) == ("x1", None)
+
+
+def test_polls_without_a_mark_differ_for_a_process_of_the_last_release(
+    world: World,
+) -> None:
+    """It would take the second for the first, sent again, and end the session."""
+    engine = engine_of(world)
+    engine._polling._answer_later = lambda environ, start, begin: begin(Request())
+    for _ in range(2):
+        environ = environ_of(world.sid, b"", method="GET")
+        environ["QUERY_STRING"] = environ["QUERY_STRING"].removesuffix("&t=x1")
+        engine.handle_request(environ, lambda *args: None)
+    marks = [json.loads(m.partition(b"\n")[0])[-1] for _, m, _ in world.post.waiting]
+    assert len(set(marks)) == 2
+    world.post.carry()
+    assert {asked.mark for asked in world.owner.asked} == {""}
+
+
+@pytest.mark.parametrize("text", ["", "x1", "~", "~~", "x1~n", "x1~n~p~q", "\u00e9~\n"])
+def test_any_text_is_read_as_a_mark(text: str) -> None:
+    asked = Asked.read("GET", "sid", b"", text)
+    assert "~" not in asked.mark
+    assert (asked.proofs is None) == ("~" not in text)
+    asked.about()
+
+
+class Mine:
+    """Binds to the text of a cookie."""
+
+    needs_origin = False
+
+    def bond(self, environ: dict[str, Any]) -> Mine:
+        return self
+
+    def is_borne(self, environ: dict[str, Any]) -> bool:
+        return bool(environ.get("HTTP_COOKIE") == "mine")
+
+    def is_proved(self, proofs: str, about: bytes) -> bool:
+        return proofs == f"mine {about!r}"
+
+    def proofs(self, environ: dict[str, Any], about: bytes) -> str:
+        return f"{environ.get('HTTP_COOKIE')} {about!r}"
+
+
+class Borne(Metrics):
+    """Counts requests that do not bear what they must."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def count(self, name: str, label: str = "", amount: float = 1) -> None:
+        assert name == "unborne_total"
+        self.times += 1
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_owner_answers_only_who_proves_what_the_session_bears(method: str) -> None:
+    """Bug: whoever knew the id could read and write through another process."""
+    owner, asker = Mine(), Mine()
+    engine = Site(LIVEPUSH_ENGINE="loop").livepush.socketio.server.eio
+    engine._metrics = counts = Borne()
+    engine._begin()
+    session = engine._open({"HTTP_COOKIE": "mine"})
+    session.bond = owner
+    told: list[Reply] = []
+    for cookie, expected in (("", 1), ("stolen", 2), ("mine", 2)):
+        asked = Asked(method, session.sid, b"3" if method == "POST" else b"", "t1")
+        proofs = asker.proofs({"HTTP_COOKIE": cookie}, asked.about())
+        engine._polling.serve(replace(asked, proofs=proofs), told.append)
+        assert counts.times == expected
+    refused = told[:2]
+    assert [json.loads(reply.body)["code"] for reply in refused] == [1, 1]
+    assert {reply.status for reply in refused} == {"400 BAD REQUEST"}
+    # Proofs of another request are none: not of another poll, nor of another body.
+    other = replace(asked, mark="t2", body=b"4", proofs=proofs)
+    engine._polling.serve(other, told.append)
+    assert counts.times == 3
+    # A process of the last release does not say.
+    engine._polling.serve(Asked(method, session.sid, asked.body, "t1"), told.append)
+    assert counts.times == 3
+    engine.shutdown()
