@@ -17,8 +17,9 @@ from werkzeug.exceptions import HTTPException
 from .errors import InvalidRoom, NotAuthorised, Unavailable
 from .failures import Failure, Failures, place_of
 from .login.caller import Handshake
-from .login.handshakes import Handshakes, is_authenticated
+from .login.handshakes import Handshakes
 from .login.identity import Identities
+from .login.session import is_authenticated
 from .protocol.encoding import encode_what_can_be
 from .rooms import Room, Rooms
 

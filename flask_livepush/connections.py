@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,13 +65,16 @@ class Connection:
 
 
 class Line(Protocol):
-    """What connections are told by; neither method waits for a client."""
+    """What connections are told by; no method waits for a client."""
+
+    def silence(self, connection: Connection) -> None:
+        """Write nothing more to it, and handle nothing that it has sent."""
 
     def end(self, connection: Connection, error: ClientError) -> None:
-        """Write nothing more to it but why; then end it for good."""
+        """Tell one that is silent why, and end it for good."""
 
     def send_away(self, connection: Connection) -> None:
-        """Write nothing more to it; close it so that its client comes back."""
+        """Close one that is silent, so that its client comes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +299,7 @@ class Connections:
         with self._lock:
             connection = self._pop(sid)
         if connection is not None:
+            self._silence(connection)
             self._end(_Due(connection, error))
 
     def send_away(self, sid: str) -> None:
@@ -302,6 +307,7 @@ class Connections:
         with self._lock:
             connection = self._pop(sid)
         if connection is not None:
+            self._silence(connection)
             self._end(_Due(connection, None))
 
     def _put(
@@ -327,18 +333,32 @@ class Connections:
             self._end_those()
 
     def _end_those(self) -> None:
-        """End those that are due, the first first, while there are such."""
-        number = 0
+        """End those that are due, the first first, while there are such.
+
+        All fall silent before the first is told: the last of many need not receive for
+        longer because of that.
+        """
+        silent: deque[_Due] = deque()
         while True:
             with self._lock:
-                if not self._due:
+                new = list(self._due.values())
+                self._due.clear()
+                if not (new or silent):
                     self._ending = False
                     return
-                due = self._due.pop(next(iter(self._due)))
-            self._end(due)
-            number += 1
-            if number % _ENDS_AT_ONCE == 0:
-                self._sleep(0)
+            for due in new:
+                self._silence(due.connection)
+            silent += new
+            for _ in range(min(_ENDS_AT_ONCE, len(silent))):
+                self._end(silent.popleft())
+            self._sleep(0)
+
+    def _silence(self, connection: Connection) -> None:
+        try:
+            if self._line is not None:
+                self._line.silence(connection)
+        except Exception:
+            log.exception("A connection could not be silenced")
 
     def _end(self, due: _Due) -> None:
         line = self._line

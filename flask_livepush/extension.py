@@ -210,7 +210,11 @@ class LivePush:
             users_loader=lambda: self._users_loader,
             failures=failures,
         )
-        bearer = Bearer(handshakes.claim, keys=partial(secret_keys, app))
+        bearer = Bearer(
+            handshakes.claim,
+            keys=partial(secret_keys, app),
+            may_be_somebody=handshakes.may_be_somebody,
+        )
         link = connections.link(server, settings, peers, meters, bearing=bearer)
         fanout = Fanout(server, link.outlet, reset_within=settings.reset_within)
         hub = Hub(

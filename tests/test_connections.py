@@ -31,9 +31,14 @@ class Told:
     def __init__(self) -> None:
         self.ended: list[tuple[str, int]] = []
         self.away: list[str] = []
+        self.silent: list[str] = []
         self.problem: Callable[[str], object] = lambda sid: None
 
+    def silence(self, connection: Connection) -> None:
+        self.silent.append(connection.sid)
+
     def end(self, connection: Connection, error: ClientError) -> None:
+        assert connection.sid in self.silent
         self.problem(connection.sid)
         self.ended.append((connection.sid, error.code))
 
@@ -301,6 +306,7 @@ def test_many_end_in_turn_and_one_that_fails_keeps_no_other(
         world.enter(str(number), user="1", login=str(number % 10))
 
     def fail(sid: str) -> None:
+        assert len(world.line.silent) == 500  # all before the first is told
         if sid == "3":
             raise OSError("its socket")
 

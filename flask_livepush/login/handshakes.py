@@ -37,7 +37,7 @@ from . import credentials
 from .caller import Caller, Claim, Handshake
 from .identity import Identities
 from .ids import LoginIds
-from .session import HANDSHAKE, KEY, ids_of
+from .session import HANDSHAKE, KEY, ids_of, is_authenticated
 from .tickets import LIFETIME, Ticket, Tickets
 
 log = logging.getLogger(__name__)
@@ -463,11 +463,6 @@ class Handshakes:
                 "The application has no Flask-Login LoginManager: every visitor is "
                 "anonymous. Set it up with login_manager.init_app(app)."
             )
-
-
-def is_authenticated(user: Any) -> bool:
-    """Say whether somebody is logged in."""
-    return bool(getattr(user, "is_authenticated", False))
 
 
 def _asks_requests(manager: Any) -> bool:

@@ -34,6 +34,8 @@ KEY = "_livepush_login"
 HANDSHAKE = "livepush.handshake"
 # In the environment of a request that has begun and is to be answered.
 _BEGUN = "livepush.login"
+# Flask has one context for both in newer versions.
+_CONTEXTS: Any = vars(flask.globals).get("request_ctx", flask.globals.app_ctx)
 # Flask-Login's in the session; without them a request is nobody's.
 _USER = "_user_id"
 _FLASK_LOGINS = (_USER, "_fresh", "_id")
@@ -64,7 +66,10 @@ class Kept:
 
 def kept_in(session: Session | None) -> Kept | None:
     """Return what a session keeps of a login; None: nothing, or nothing of ours."""
-    value = None if session is None else peek(session, KEY)
+    return None if session is None else _read(peek(session, KEY))
+
+
+def _read(value: object) -> Kept | None:
     if not isinstance(value, str):
         return None
     ids, _, identity = value.partition(" ")
@@ -82,15 +87,6 @@ def peek(session: Session, key: str) -> Any:
     finally:
         if accessed is not None:
             session.accessed = accessed  # type: ignore[attr-defined]
-
-
-def opened_session() -> Session | None:
-    """Return the session of the request at hand without marking it as accessed."""
-    known = vars(flask.globals)
-    context = known.get("request_ctx", known.get("app_ctx"))
-    found = vars(context._get_current_object()) if context is not None else {}
-    session: Session | None = found.get("_session", found.get("session"))
-    return session
 
 
 def ids_of(
@@ -118,6 +114,8 @@ class _Begun:
     """What a request's session held when the request began.
 
     Args:
+        session: The session itself.
+        value: What was kept under our key, read or not.
         user: What Flask-Login's user loader takes.
         client: By which client and address it logged in, as Flask-Login has them;
             None: it does not matter, as the session is permanent.
@@ -125,14 +123,30 @@ class _Begun:
     """
 
     session: Session
-    kept: Kept | None
+    value: Any
     user: Any
     client: Any = None
     again: bool = False
 
+    @property
+    def kept(self) -> Kept | None:
+        """What the session kept of a login."""
+        return _read(self.value)
+
     def forget(self) -> None:
         """Let what becomes of the session end nothing."""
-        self.kept = self.user = None
+        self.value = self.user = None
+
+
+def _begin_with(session: Session) -> _Begun | None:
+    """Note what a session holds of a login; None: nothing, as a visitor's."""
+    user, value = peek(session, _USER), peek(session, KEY)
+    if user is None and value is None:
+        return None
+    begun = _Begun(session, value, user)
+    if not peek(session, "_permanent"):
+        begun.client = peek(session, "_id")
+    return begun
 
 
 class LoginSessions:
@@ -218,49 +232,45 @@ class LoginSessions:
     # -- the request -------------------------------------------------------------------
 
     def _on_started(self, app: Flask, **_: Any) -> None:
-        session = opened_session()
-        if session is None:
-            return
-        begun = _Begun(session, kept_in(session), peek(session, _USER))
-        if begun.user is not None and not peek(session, "_permanent"):
-            begun.client = peek(session, "_id")
-        request.environ[_BEGUN] = begun
+        context = _context()
+        known = vars(context)
+        session = known.get("_session", known.get("session"))
+        begun = None if session is None else _begin_with(session)
+        context.request.environ[_BEGUN] = begun
 
     def _before_saving(self, response: Response) -> Response:
         """See to it that what is saved says whose it is, and no more than that."""
-        begun = _begun()
+        begun: _Begun | None = _context().request.environ.get(_BEGUN)
         if begun is None:
             return response
-        session, user = begun.session, peek(begun.session, _USER)
-        kept = kept_in(session)
-        if kept is None:
+        session = begun.session
+        user, value = peek(session, _USER), peek(session, KEY)
+        kept = _read(value)
+        if kept is None or (value == begun.value and user == begun.user):
             return response
         if user is None:
             # The application has taken the login out by hand. A key of ours that stays
             # would make Flask-Login write the sessions of visitors.
             del session[KEY]
-        elif begun.user not in (None, user) and kept == begun.kept:
+        elif value == begun.value:
             # Another user's, put there by hand; or the same under another key, as after
             # a change of the password.
             begun.again = self._is_by_session(session)
             identity = kept.identity if begun.again else None
             session[KEY] = Kept((self._ids.new(),), identity).written()
-        elif begun.kept is None and kept.identity is None and "_login_user" in g:
+        elif begun.value is None and kept.identity is None and "_login_user" in g:
             self.current()
         return response
 
     def _on_finished(self, app: Flask, **_: Any) -> None:
-        begun = _begun()
-        if begun is None:
+        begun: _Begun | None = _context().request.environ.pop(_BEGUN, None)
+        if begun is None or begun.user is None:
             return
-        del request.environ[_BEGUN]
-        if begun.user is None:
-            return
-        kept = kept_in(begun.session)
-        if kept is not None and kept == begun.kept:
+        session = begun.session
+        if peek(session, KEY) == begun.value and peek(session, _USER) is not None:
             return
         before = self._before(begun)
-        now = ids_of(self._app, self._ids, request, begun.session)
+        now = ids_of(self._app, self._ids, request, session)
         if not set(before) & set(now) and not self._is_foreign(begun):
             self._end(before, again=begun.again)
 
@@ -276,8 +286,9 @@ class LoginSessions:
 
     def _before(self, begun: _Begun) -> tuple[str, ...]:
         """Return the ids of the login that the request came with."""
-        if begun.kept is not None:
-            return begun.kept.logins
+        kept = begun.kept
+        if kept is not None:
+            return kept.logins
         if begun.user is None:
             return ()
         return derived_ids(self._app, self._ids, request)
@@ -291,11 +302,12 @@ class LoginSessions:
         if HANDSHAKE in request.environ:
             return
         session: Session = flask.session._get_current_object()  # type: ignore[attr-defined]
+        if session.get(_USER) is None:
+            return
         begun = _begun()
-        if begun is not None and begun.user is None:
+        if begun is None and _is_answered():
             # A session that is only read when it is asked for something.
-            begun.user = session.get(_USER)
-            begun.kept = kept_in(session)
+            begun = request.environ[_BEGUN] = _begin_with(session)
         logins = ids_of(app, self._ids, request, session)
         if any(map(self._logins.has_ended, logins)):
             self._refuse(session, begun)
@@ -322,7 +334,7 @@ class LoginSessions:
         self._begin((self._ids.new(),), user)
 
     def _on_remembered(self, app: Flask, user: Any = None, **_: Any) -> None:
-        if _begun() is not None:
+        if _is_answered():
             self._begin(self._remembered_ids(), user)
 
     def _begin(self, logins: tuple[str, ...], user: Any) -> None:
@@ -331,13 +343,17 @@ class LoginSessions:
         identity = self._identities.of(user)
         session[KEY] = Kept(logins, identity).written()
         if begun is None:
-            # Nothing is answered, such as an event of a socket.
+            # Nothing is answered, such as an event of a socket; or the login that was
+            # here is of this very request.
             if before is not None:
                 self._end(before.logins, again=_same(before.identity, identity))
-        elif begun.kept is not None:
-            begun.again = _same(begun.kept.identity, identity)
-        else:
-            begun.again = begun.user == session.get(_USER)
+            return
+        kept = begun.kept
+        begun.again = (
+            begun.user == session.get(_USER)
+            if kept is None
+            else _same(kept.identity, identity)
+        )
 
     def _remembered_ids(self) -> tuple[str, ...]:
         """Return the ids of a login by the cookie of "remember me".
@@ -368,7 +384,7 @@ class LoginSessions:
         if begun is not None:
             ending.update(self._before(begun))
             begun.forget()
-        elif kept is None and getattr(user, "is_authenticated", False):
+        elif kept is None and not _is_answered() and is_authenticated(user):
             # Nothing is answered, such as an event of a socket.
             ending.update(derived_ids(app, self._ids, request))
         if KEY in session:
@@ -390,11 +406,29 @@ class LoginSessions:
             begun.forget()
 
 
+def _context() -> Any:
+    """Return the context of the request at hand.
+
+    Past the proxies, one of which marks the session as accessed.
+    """
+    return _CONTEXTS._get_current_object()
+
+
 def _begun() -> _Begun | None:
     if not has_request_context():
         return None
     found: _Begun | None = request.environ.get(_BEGUN)
     return found
+
+
+def _is_answered() -> bool:
+    """Say whether the request is one over HTTP that has begun."""
+    return has_request_context() and _BEGUN in request.environ
+
+
+def is_authenticated(user: Any) -> bool:
+    """Say whether somebody is logged in."""
+    return bool(getattr(user, "is_authenticated", False))
 
 
 def _same(one: str | None, other: str | None) -> bool:

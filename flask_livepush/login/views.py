@@ -14,9 +14,9 @@ from werkzeug.datastructures import MultiDict
 
 from ..errors import NotAuthorised, UsageError
 from . import credentials
-from .handshakes import Handshakes, is_authenticated
+from .handshakes import Handshakes
 from .ids import LoginIds
-from .session import LoginSessions
+from .session import LoginSessions, is_authenticated
 from .tickets import LIFETIME, Tickets
 
 # How long a browser need not ask again whether it may send its token, in seconds.

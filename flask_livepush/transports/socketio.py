@@ -390,7 +390,7 @@ class Events:
 
     # -- ends --------------------------------------------------------------------------
     def end(self, connection: Connection, error: ClientError) -> None:
-        """Write why to a connection, a DISCONNECT, and the end; nothing else after.
+        """Write why to a connection, a DISCONNECT, and the end.
 
         The client stays away: it is told of the end of each of its namespaces.
         """
@@ -399,9 +399,8 @@ class Events:
         if not manager.is_connected(connection.sid, NAMESPACE):
             # It has not been told yet that it is connected: it is refused when it
             # comes again.
-            self.send_away(connection)
+            self._part(connection)
             return
-        self._silence(connection)
         kinds = socketio.packet
         told = [messages.ENDED, messages.ended(error)]
         packets = [server.packet_class(kinds.EVENT, namespace=NAMESPACE, data=told)]
@@ -417,10 +416,9 @@ class Events:
 
     def send_away(self, connection: Connection) -> None:
         """Close a connection by Engine.IO: its client comes back."""
-        self._silence(connection)
         self._part(connection)
 
-    def _silence(self, connection: Connection) -> None:
+    def silence(self, connection: Connection) -> None:
         """Let nothing of ours be written to it, and nothing that it sent be handled."""
         if connection.eio_sid in self._known:
             self._ended.add(connection.eio_sid)

@@ -71,7 +71,7 @@ def session() -> Iterator[Session]:
 def test_is_the_primary_key_of_a_mapped_user_and_loads_nothing(
     session: Session,
 ) -> None:
-    """Bug: rows went to ``user:<key>``, and their owner might join ``user:<get_id>``."""
+    """Bug: rows went to ``user:<key>``, and their owner might join another room."""
     identities = Identities(own_rooms())
     users = [Person(number=7), Admin(number=8), Thing(key=NUMBER)]
     # Before they are written, by what the application has given them.
