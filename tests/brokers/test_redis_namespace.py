@@ -371,7 +371,7 @@ def test_who_is_refused_sends_nothing(place: Place) -> None:
             act()
     assert channel.publish("x") is False
     owner = on_redis(place.url, prefix=place.prefix)
-    assert owner.position("a").offset == 0
+    assert begun(owner, "a").offset == 0
     assert owner.rooms() == ["a"]
     owner.close()
     broker.close()
