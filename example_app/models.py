@@ -125,6 +125,12 @@ def chat(user: User, room_id: int) -> bool:
     return user.room(room_id) is not None
 
 
+# Who is put out of a private room is put out of its live room too, and whoever is no
+# member when it becomes private: the rule is asked again when such rows are committed.
+chat.recheck_on(Membership, user="user_id")
+chat.recheck_on(Room, columns={"room_id": "id"})
+
+
 # What the others in a room may know of a user who is there.
 @livepush.user_info
 def user_info(user: User) -> dict[str, str]:

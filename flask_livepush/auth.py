@@ -79,22 +79,40 @@ class Auth:
         """
         room, values = self._find(name)
         with self._handshakes.entered(handshake, user) as found:
-            if not self._allow_anonymous and not is_authenticated(found):
-                raise NotAuthorised("Not logged in.")
-            with self._answering("rule", room, room.rule):
-                answer = room.rule(found, **values)
-                if inspect.isawaitable(answer):
-                    raise TypeError(
-                        "the rule returned an awaitable, which says nothing"
-                    )
-            if not answer:
-                raise NotAuthorised("The room's rule does not allow it.")
+            self._ask(room, values, found)
             if not is_authenticated(found):
                 return Visitor(None)
             identity = self._identities.of(found)
             if identity is None or not room.presence:
                 return Visitor(identity)
             return Visitor(identity, self._identities.info(found))
+
+    def check(self, name: str, user: Any) -> None:
+        """Ask the room's rule in the request that was entered; it says yes, or raises.
+
+        Raises:
+            ClientError: As :meth:`admit`.
+        """
+        room, values = self._find(name)
+        self._ask(room, values, user)
+
+    def covers(self, given: str, name: str) -> bool:
+        """Say whether a room is meant by its name, or by the pattern of its kind."""
+        return self._rooms.covers(given, name)
+
+    def identity(self, user: Any) -> str | None:
+        """Return the id that a user has everywhere; None: nobody's, or not known."""
+        return self._identities.of(user)
+
+    def _ask(self, room: Room, values: dict[str, Any], user: Any) -> None:
+        if not self._allow_anonymous and not is_authenticated(user):
+            raise NotAuthorised("Not logged in.")
+        with self._answering("rule", room, room.rule):
+            answer = room.rule(user, **values)
+            if inspect.isawaitable(answer):
+                raise TypeError("the rule returned an awaitable, which says nothing")
+        if not answer:
+            raise NotAuthorised("The room's rule does not allow it.")
 
     def state(self, name: str, handshake: Handshake) -> str | None:
         """Return what the room's own snapshot gives a user, as JSON text.

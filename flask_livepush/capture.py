@@ -58,6 +58,7 @@ from .emitter import Emitter
 from .errors import ConfigError
 from .failures import Failure, Failures
 from .flushes import Flush
+from .logs import logger
 from .protocol.batch import Batch
 from .protocol.publication import Position
 from .rows import PrimaryKey, Rows, ends_transaction, is_application_s
@@ -65,7 +66,7 @@ from .sessions import refusal
 from .tracking import Tracked
 from .watching import Watched
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _TEXTS = (sa.TextClause, sa.TextualSelect)
 _WORDS = re.compile(r"\w+")

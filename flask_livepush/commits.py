@@ -9,7 +9,6 @@ who commits last then reads last, and with the highest stamp. When either happen
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -20,13 +19,14 @@ from sqlalchemy.orm import SessionTransaction
 from .declarations import Declared, Group
 from .failures import Failure, Failures
 from .flushes import SAME, Op, RowId
+from .logs import logger
 from .protocol.batch import Batch
 from .row import Values
 from .rows import PrimaryKey, Rows, harmless, is_application_s
 from .tracking import Change
 from .watching import Watched
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Rows of one transaction that are pushed; of more, the rooms are told to read anew. A
 # screen is better off with that than with so many rows.

@@ -78,6 +78,7 @@ class Config:
     switch_interval: float | None
     drain_seconds: float
     max_connection_age: float | None
+    log_error_texts: bool | None
     logins: str
     logins_prefix: str | None
     revalidate_interval: float
@@ -91,6 +92,12 @@ def _one_of(*allowed: Any) -> Callable[[Any], str | None]:
 
 def _boolean(value: Any) -> str | None:
     return None if isinstance(value, bool) else "it must be True or False"
+
+
+def _boolean_or_none(value: Any) -> str | None:
+    if value is None or isinstance(value, bool):
+        return None
+    return "it must be True, False or None"
 
 
 def _whole(least: int, remedy: str = "") -> Callable[[Any], str | None]:
@@ -176,6 +183,11 @@ def _origins(value: Any) -> str | None:
             return (
                 "'*' would let every site use your visitors' sessions; "
                 "list the origins of your own front ends"
+            )
+        if isinstance(origin, str) and "*" in origin:
+            return (
+                f"{origin!r} has a '*', and origins are compared letter by letter; "
+                "list each origin of your own front ends"
             )
         if not isinstance(origin, str) or "://" not in origin or origin.endswith("/"):
             return (
@@ -480,6 +492,17 @@ TABLE: tuple[Setting, ...] = (
         "moment in the last tenth of that time, and closed if it does not. Keep it "
         "below the age at which a platform cuts connections. None lets them grow old.",
         _seconds_or_none,
+    ),
+    Setting(
+        "LIVEPUSH_LOG_ERROR_TEXTS",
+        None,
+        "boolean or None",
+        "Whether tracebacks in the log have what each error says, which may be values, "
+        "users and rooms: drivers quote parameters, a dict the missing key. None: what "
+        "a `raise` in the application's own files says, and in debug mode all. False: "
+        "none but ours. Files, lines and types are always there. It holds for the "
+        "process.",
+        _boolean_or_none,
     ),
     Setting(
         "LIVEPUSH_LOGINS",

@@ -14,7 +14,6 @@ Between asking and keeping there is no gap. A connect, as a timeline:
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -31,9 +30,10 @@ from .errors import (
     Unavailable,
 )
 from .login.caller import Caller, Claim, Handshake
+from .logs import logger
 from .metrics import OFF, Metrics
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Who has said nothing of himself.
 NOBODY = Caller(None, Claim(None, frozenset(), "nobody"))
@@ -95,6 +95,7 @@ class Connections:
             where not, the judge is not asked. None: he always is.
         logins: Knows which have ended; None: none ever does.
         recheck: Called with orders to ask again; it must hand over.
+        came: Called when a connection was registered; it must hand over.
         max_per_user: Connections that one user may have in this process.
         spawn: Runs a function in the background.
         sleep: Waits for seconds; 0 lets others run.
@@ -109,6 +110,7 @@ class Connections:
         *,
         may_be_somebody: Callable[[Handshake], bool] | None = None,
         recheck: Callable[[Sequence[Recheck]], object] | None = None,
+        came: Callable[[], object] = lambda: None,
         max_per_user: int,
         spawn: Callable[[Callable[[], None]], object],
         sleep: Callable[[float], object],
@@ -119,6 +121,7 @@ class Connections:
         self._logins = logins
         self._may_be_somebody = may_be_somebody
         self._recheck = recheck
+        self._came = came
         self._max_per_user = max_per_user
         self._spawn = spawn
         self._sleep = sleep
@@ -154,6 +157,7 @@ class Connections:
         """
         if self.asks_nobody(handshake):
             self._register(sid, eio_sid, handshake, NOBODY)
+            self._came()
             return NOBODY
         for _ in range(_JUDGEMENTS):
             said = self._rechecks
@@ -168,6 +172,7 @@ class Connections:
             self.left(sid)
             # Whether the user has logged in again, only a request can tell.
             raise RefreshLogin(_SIGNED_OUT)
+        self._came()
         return caller
 
     def left(self, sid: str) -> Connection | None:

@@ -13,7 +13,6 @@ It knows no connections, no broker and no signals but what it is handed.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -22,8 +21,9 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from .config import Config
+from .logs import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Parts of the time: in which clients are asked to go, until the rest is closed, and
 # over which that is spread.

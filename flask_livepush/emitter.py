@@ -5,13 +5,13 @@ It needs no Flask app, no session and no subscriber; it knows only what goes out
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .brokers.logins import Recheck
-from .errors import PublicationTooLarge
+from .errors import BrokerError, PublicationTooLarge
 from .failures import Failure, Failures
+from .logs import logger
 from .metrics import OFF, Metrics
 from .outgoing import Outgoing, Receipt, is_stale
 from .protocol.batch import Batch
@@ -24,7 +24,7 @@ from .protocol.publication import (
     invalidated,
 )
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # What one commit may send to one room, in publications and in characters: Redis takes
 # it in one step, in which it does nothing else, and each process that serves the room
@@ -200,11 +200,13 @@ class Emitter:
         if taken == len(answers):
             return
         if refused:
+            error = refused[0]
+            why = str(error) if isinstance(error, BrokerError) else type(error).__name__
             reason = (
                 f"Publishing a commit failed in {len(refused)} of {len(rooms)} rooms: "
-                f"{refused[0]}"
+                f"{why}"
             )
-            self._failures.note(("refused", str(refused[0])), Failure(reason))
+            self._failures.note(("refused", why), Failure(reason))
         smaller = self._too_large(rooms, answers)
         self._publish_rooms(smaller, positions, since, told=told)
 

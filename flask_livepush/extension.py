@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import random
 import time
 import weakref
@@ -29,7 +28,7 @@ from werkzeug.routing import BaseConverter
 from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from . import config as configuration
-from . import draining, message_queue, signals
+from . import draining, logs, message_queue, origins, signals
 from .auth import Auth
 from .brokers.base import Broker
 from .brokers.logins import Ended, Logins, Recheck
@@ -48,6 +47,7 @@ from .login.ids import LoginIds, secret_keys
 from .login.session import LoginSessions
 from .login.tickets import Tickets
 from .login.views import LoginViews
+from .logs import logger
 from .message_queue import MessageQueue
 from .metrics import Meters
 from .metrics_page import MetricsPage
@@ -60,6 +60,7 @@ from .protocol import relayed
 from .protocol.batch import Batch
 from .protocol.publication import Draft, Position, invalidated
 from .push_changes import PushChanges
+from .revalidation import Revalidation
 from .rooms import Pattern, Room, Rooms, Rule
 from .transports import instance as instances
 from .transports import link as connections
@@ -73,7 +74,7 @@ if TYPE_CHECKING:
 
     from .live_models import LiveModels
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=MetricsRule)
@@ -83,6 +84,8 @@ C = TypeVar("C", bound=type)
 _STATE = invalidated("state")
 # Where an application keeps its parts, which end with it.
 _PARTS = "livepush.parts"
+# Seconds between two looks, while this process ends, whether logins are told.
+_LAST_WORDS = 0.02
 # Seconds that a commit outside of a request waits until what it has for all rooms is
 # told: as long as it may wait for a publication.
 _TASK_PATIENCE = 0.25
@@ -102,6 +105,7 @@ class _App:
     meters: Meters
     presence: Presence
     draining: Draining
+    revalidation: Revalidation
     failures: Failures
     logins: Logins
     login_ids: LoginIds
@@ -165,6 +169,7 @@ class LivePush:
                 "or LivePush(app) alone."
             )
         settings = configuration.read(app.config)
+        logs.show_texts(_texts(app.debug, settings.log_error_texts))
         queue = message_queue.of(app.name, settings, app.config)
         instance = self._set_up_socketio(app, settings, queue)
         server = instance.server
@@ -286,11 +291,29 @@ class LivePush:
             handshakes.caller,
             logins,
             may_be_somebody=handshakes.may_be_somebody,
+            recheck=lambda orders: revalidation.recheck(orders),  # noqa: PLW0108
+            came=lambda: revalidation.begin(),  # noqa: PLW0108
             max_per_user=settings.max_connections_per_user,
             spawn=server.start_background_task,
             sleep=server.sleep,
             now=time.monotonic,
             metrics=meters,
+        )
+        revalidation = Revalidation(
+            registry,
+            handshakes,
+            rules=auth,
+            rooms=hub,
+            node=node,
+            context=app.app_context,
+            spawn=server.start_background_task,
+            sleep=server.sleep,
+            now=time.monotonic,
+            dice=random.random,
+            interval=settings.revalidate_interval,
+            rate=settings.revalidate_rate,
+            metrics=meters,
+            failures=failures,
         )
         logins.listen(registry)
         connected = events.Events(
@@ -344,7 +367,7 @@ class LivePush:
             open_sockets=link.open_sockets,
             hand_back=link.hand_back,
             users=presence,
-            sent=outgoing.finish,
+            sent=lambda: outgoing.finish() and logins.finish(_LAST_WORDS),
             spawn=server.start_background_task,
             sleep=server.sleep,
             now=time.monotonic,
@@ -377,6 +400,7 @@ class LivePush:
             meters=meters,
             presence=presence,
             draining=leaving,
+            revalidation=revalidation,
             failures=failures,
             logins=logins,
             login_ids=login_ids,
@@ -570,6 +594,7 @@ class LivePush:
         columns: tuple[str, ...] | None = None,
         of: Any = None,
         snapshot: Callable[..., Any] | None = None,
+        allow_secret: bool | tuple[str, ...] = False,
     ) -> Callable[[C], C]:
         """Decorate a model: its commits are pushed, wherever they happen.
 
@@ -598,6 +623,7 @@ class LivePush:
                 columns=columns,
                 of=of,
                 snapshot=snapshot,
+                allow_secret=allow_secret,
             )
             return model
 
@@ -983,6 +1009,8 @@ class LivePush:
                     "already; make a LivePush for each."
                 )
             instances.check_adopted(self._adopted, settings.async_mode)
+            allowed = self._adopted.server.eio.cors_allowed_origins
+            origins.guard(app, allowed, instances.path(self._adopted))
             return self._adopted
         instance = self._own or instances.instance(self._handlers)
         handlers = instances.instance(instance)
@@ -1168,6 +1196,12 @@ def _position(outgoing: Outgoing, failures: Failures, room: str) -> Position | N
         return None
     failures.over("positions")
     return found
+
+
+def _texts(debug: bool, setting: bool | None) -> logs.Texts:
+    if setting is None:
+        return "all" if debug else "own"
+    return "all" if setting else "none"
 
 
 def _engine(app: Flask) -> Engine | None:

@@ -13,7 +13,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Literal
 
-log = logging.getLogger(__name__)
+from .logs import logger
+
+log = logger(__name__)
 
 # Places that are remembered; beyond, the oldest is forgotten and may be logged again.
 _MAX_PLACES = 1_000

@@ -6,7 +6,6 @@ a queue never works without it unnoticed.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,6 +18,7 @@ from .brokers.peers import Peers
 from .config import Config
 from .errors import BrokerError, BrokerUnavailable, ConfigError
 from .failures import Failures
+from .logs import logger
 from .metrics import Metrics
 from .presence.base import PresenceStore
 from .presence.memory import MemoryPresence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from .brokers.redis_servers import Servers
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Seconds that an end is known for longer than sessions last: a view that began before
 # a logout may sign its session after it.

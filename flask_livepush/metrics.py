@@ -7,19 +7,19 @@ figure means.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import ConfigError
+from .logs import logger
 
 if TYPE_CHECKING:
     from prometheus_client import Metric as Family
     from prometheus_client.registry import Collector
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 PREFIX = "livepush_"
 # Set for the whole process before it starts, as prometheus_client wants it.

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hmac
 import inspect
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Flask, Response, abort, request
 
+from .logs import logger
 from .metrics import Meters
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Rule = Callable[[Any], Any]
 

@@ -31,7 +31,6 @@ finds the subscription, and ends it; the join then finds itself ended.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -49,6 +48,7 @@ from .errors import (
 )
 from .failures import Failure, Failures, place_of
 from .hub import Frame, Hub
+from .logs import logger
 from .metrics import OFF, Metrics
 from .presence.here import Presence
 from .protocol import relayed
@@ -58,7 +58,7 @@ from .protocol.publication import Position, Publication
 from .protocol.relayed import Users, Whispered
 from .protocol.subscription import Subscription
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # How often a snapshot is read anew when the history since its position is gone before
 # it has been read.
@@ -309,7 +309,7 @@ class Node:
         try:
             found = relayed.read(message)
         except ValueError as error:
-            log.error("A message relayed to the room %r is skipped: %s", room, error)
+            log.error("A message relayed to a room is skipped: %s", error)
             return
         if isinstance(found, Whispered):
             self._hub.whisper(room, found)

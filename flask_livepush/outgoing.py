@@ -48,6 +48,7 @@ from typing import Any, Literal
 
 from .brokers.base import Broker
 from .errors import BrokerError, BrokerUnavailable, PublicationTooLarge
+from .logs import logger
 from .metrics import OFF, Metrics
 from .protocol.batch import Everywhere
 from .protocol.publication import (
@@ -60,7 +61,7 @@ from .protocol.publication import (
     invalidated,
 )
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Seconds between two looks whether the broker is there again: at first, and at most.
 _FIRST_PAUSE = 0.05

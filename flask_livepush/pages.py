@@ -16,6 +16,8 @@ from typing import Any
 
 from flask import Blueprint, Flask, Response, g, has_request_context, request, url_for
 from flask.signals import request_started
+from jinja2 import pass_context
+from jinja2.runtime import Context
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
@@ -102,7 +104,7 @@ class Pages:
         blueprint.add_url_rule("/livepush.js", "script", self._serve_script)
         app.register_blueprint(blueprint)
         app.add_template_global(self.room, "livepush_room")
-        app.add_template_global(self.script, "livepush_script")
+        app.add_template_global(self._script_of, "livepush_script")
 
     def read_positions(self) -> None:
         """Read the positions of marked views from now on; may be repeated."""
@@ -112,14 +114,25 @@ class Pages:
         """Return the script element of the client: ``{{ livepush_script() }}``.
 
         Args:
-            attributes: More attributes, such as ``nonce`` for a content security policy
-                or ``defer=""``.
+            attributes: More attributes, such as ``defer=""``, or the ``nonce`` of a
+                content security policy. In a template that is found by itself where
+                it is called ``csp_nonce``: a variable or function of the template, as
+                Flask-Talisman has it, or an attribute of ``g``.
         """
         source = url_for("livepush.script", v=self._hash)
         more = (Markup(' {}="{}"').format(k, v) for k, v in attributes.items())
         return Markup('<script src="{}"{}></script>').format(
             source, Markup("").join(more)
         )
+
+    @pass_context
+    def _script_of(self, context: Context, **attributes: str) -> Markup:
+        if "nonce" not in attributes:
+            nonce = context.get("csp_nonce") or g.get("csp_nonce")
+            nonce = nonce() if callable(nonce) else nonce
+            if nonce:  # of Flask-Talisman it is empty where no policy has one
+                attributes["nonce"] = str(nonce)
+        return self.script(**attributes)
 
     def room(self, name: str | None = None) -> Markup:
         """Return the element that gives the client a room's position.

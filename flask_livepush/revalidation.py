@@ -17,7 +17,6 @@ all their users at once.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -25,13 +24,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .brokers.logins import Recheck
-from .errors import ClientError, NotAuthorised, RefreshLogin
+from .errors import ClientError, NotAuthorised, RefreshLogin, Unavailable
 from .failures import Failure, Failures
 from .login.caller import Caller, Claim, Handshake
+from .logs import logger
 from .metrics import OFF, Metrics
 from .protocol.subscription import Subscription
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Seconds between two looks at who is there.
 _LOOK = 1.0
@@ -239,8 +239,8 @@ class Revalidation:
 
     def recheck(self, orders: Iterable[Recheck]) -> None:
         """Let subscriptions be asked about again; it hands over and returns."""
-        # Before anybody looks at the subscriptions (see ``node``), and where there is no
-        # worker too, as somebody may be joining.
+        # Before anybody looks at the subscriptions (see ``node``), and where there is
+        # no worker too, as somebody may be joining.
         self._node.rechecking()
         with self._changed:
             for order in orders:
@@ -406,8 +406,12 @@ class Revalidation:
             if key[0] == "user":
                 self._check_sessions(key, case)
         wanted = [k for k, case in cases.items() if case.connections and k[0] == "user"]
-        users = self._judge.load([key[1] for key in wanted]) if wanted else {}
+        users, failed = self._load([key[1] for key in wanted])
+        for name, error in failed.items():
+            self._put_off({("user", name): cases["user", name]}, error)
         for key, case in cases.items():
+            if key[0] == "user" and key[1] in failed:
+                continue
             try:
                 self._ask_one(case, users.get(key[1]), loaded=key[0] == "user")
             except Exception as error:  # noqa: BLE001
@@ -415,6 +419,30 @@ class Revalidation:
             else:
                 self._failures.over(_ASKING)
             self._sleep(0)
+
+    def _load(
+        self, keys: Sequence[str]
+    ) -> tuple[Mapping[str, Any], Mapping[str, Exception]]:
+        """Load users; return those that there are, and why others can't be loaded.
+
+        One user that can't be is nobody else's business: then each is loaded alone,
+        unless the first of them fails too, as all do without a database.
+        """
+        if not keys:
+            return {}, {}
+        try:
+            return self._judge.load(keys), {}
+        except Exception:
+            if len(keys) == 1:
+                raise
+        users = dict(self._judge.load(keys[:1]))
+        failed: dict[str, Exception] = {}
+        for key in keys[1:]:
+            try:
+                users.update(self._judge.load([key]))
+            except Exception as error:  # noqa: BLE001 - it is put off
+                failed[key] = error
+        return users, failed
 
     def _drop_gone(self, case: _Case) -> None:
         for sid in list(case.connections):
@@ -499,15 +527,21 @@ class Revalidation:
             return False
         if caller.identity == connection.caller.identity is not None:
             return True
+        if caller.identity is None and caller.claim.key is not None:
+            raise Unavailable("The user does not say who it is.")
         other = NotAuthorised if caller.identity is None else RefreshLogin
         self._over(case, connection, other(_SIGNED_OUT))
         return False
 
     def _is_same(self, connection: Registered, user: Any) -> bool:
         known = bool(getattr(user, "is_authenticated", False))
-        claimed = connection.caller.claim.source != "nobody"
         identity = self._rules.identity(user) if known else None
-        return known is claimed and identity == connection.caller.identity
+        caller = connection.caller
+        if caller.identity is None and caller.claim.key is None:
+            return identity is None  # a visitor, or a user that no id is known of
+        if known and identity is None is not caller.identity:
+            raise Unavailable("The user does not say who it is.")
+        return known and identity == caller.identity
 
     def _subscriptions(self, case: _Case) -> dict[str, list[tuple[str, Subscription]]]:
         """Return the subscriptions that are to be asked about, as they are now.
@@ -530,7 +564,10 @@ class Revalidation:
     def _over(self, case: _Case, connection: Registered, error: ClientError) -> None:
         """Let a connection go: for good, or to come back with what it has now."""
         del case.connections[connection.sid]
-        if isinstance(error, RefreshLogin):
+        # Who gives a token may have a newer one; without, it is refused when it comes.
+        if isinstance(error, RefreshLogin) or (
+            connection.caller.claim.source == "payload"
+        ):
             self._metrics.count("revalidations_total", "sent_away")
             self._connections.send_away(connection.sid)
         else:
@@ -556,9 +593,9 @@ class Revalidation:
 
     def _put_off(self, cases: Mapping[_Key, _Case], error: Exception) -> None:
         """Keep everything as it is, and ask again soon."""
-        soon = self._now() + _AGAIN
+        # Not again together: the first of them decides, see _load.
         for key, case in cases.items():
-            self._due[key] = soon
+            self._due[key] = self._now() + _AGAIN * (0.8 + 0.2 * self._dice())
             self._metrics.count("revalidations_total", "failed", len(case.connections))
         self._failures.note(
             _ASKING,

@@ -466,6 +466,19 @@ class Rooms:
                 self._found[name] = found
         return None if found is None else (found[0], dict(found[1]))
 
+    def covers(self, given: str, name: str) -> bool:
+        """Say whether a room is meant by its name, or by the pattern of its kind.
+
+        A pattern that is not known, mostly of another version of the application, may
+        mean any room.
+        """
+        if given == name:
+            return True
+        kind = self.of_pattern(given)
+        if kind is not None:
+            return kind.has_name(name)
+        return "<" in given and self.find(given) is None
+
     def _look(self, name: str) -> tuple[Room, dict[str, Any]] | None:
         try:
             check_room_name(name)

@@ -8,7 +8,6 @@ that is waited for in vain is not waited for twice.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,11 +20,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Dialect, Engine
 
 from .declarations import Group
+from .logs import logger
 from .protocol.stamps import RisingClock
 from .readings import fetch
 from .row import Values
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 PrimaryKey = tuple[Any, ...]
 Found = dict[PrimaryKey, tuple[Values, int | None]]

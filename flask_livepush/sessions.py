@@ -7,7 +7,6 @@ new as a position that was read before it was opened.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from sqlalchemy.orm import Mapper, Session, scoped_session, sessionmaker
 
 from .errors import ConfigError, UsageError
 from .failures import Failure, Failures
+from .logs import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _ASYNC = (
     "LivePush can't follow an AsyncSession: what Flask views commit is committed by "

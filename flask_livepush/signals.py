@@ -6,15 +6,15 @@ blinker, which Flask brings along.
 
 from __future__ import annotations
 
-import logging
 from contextvars import ContextVar
 
 from blinker import Namespace
 from flask import Flask
 
 from .failures import Failure
+from .logs import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _namespace = Namespace()
 # Of the running thread, greenlet or task: what a receiver does may fail as well.

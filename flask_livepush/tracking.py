@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapper, QueryableAttribute, RelationshipProperty
 from sqlalchemy.sql import operators
 
+from . import secrecy
 from .column_types import has_text, is_padded, is_random, unsendable
 from .errors import ConfigError, EncodingError, UsageError
 from .failures import Failure, Failures, What, place_of
+from .logs import logger
 from .protocol.batch import Batch
 from .protocol.encoding import encode, plain
 from .protocol.publication import Draft
@@ -39,7 +40,7 @@ from .row import (
 )
 from .sources import DISCRIMINATOR, NoPath, Path, Source, find_path
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Field = str | Callable[[Row], Any]
 
@@ -93,6 +94,8 @@ class Tracked:
         of: With a callable for rooms, the Rooms in which it may put rows.
         snapshot: With a callable for rooms, a function that is given the values of one
             of these rooms and returns a SELECT of the model that has its rows.
+        allow_secret: True, or the names of those fields and columns, where they are
+            meant to be seen although they look secret.
         knows: Says whether a rule knows a room's name.
         failures: Takes note of what fails at run time.
 
@@ -114,6 +117,7 @@ class Tracked:
         columns: Sequence[str] | None = None,
         of: Any = None,
         snapshot: Callable[..., Any] | None = None,
+        allow_secret: bool | Sequence[str] = False,
         knows: Callable[[str], bool] = lambda name: True,
         failures: Failures | None = None,
     ) -> None:
@@ -131,6 +135,7 @@ class Tracked:
                 f"track() of {self.name}: it has no table of its own; track each "
                 "concrete class that is derived from it."
             )
+        self._allow_secret = self._checked_allow_secret(allow_secret)
         self.primary_key = self._own.primary_key
         self.key = self._checked_key(key)
         self.rooms, self._rooms_of = self._checked_rooms(rooms)
@@ -142,6 +147,7 @@ class Tracked:
         self._when = when
         self.of, self.select = self._checked_of(of, snapshot)
         self.latest = self._checked_latest(latest)
+        self._check_names_of_rooms(columns)
         self._read_by_callables = self._checked_columns(columns, rooms, fields)
         self._properties: list[Field] = []
         self.fields = self._checked_fields(fields)
@@ -204,6 +210,8 @@ class Tracked:
                 f"track() of {self.name}: the field {text!r} holds {problem[0]}, which "
                 "JSON can't. Leave it out, or give a callable that makes text of it."
             )
+        end = path.target.columns[path.column]
+        self._refuse_secret("field", text, secrecy.of_column(path.column, end))
         return path
 
     @cached_property
@@ -334,10 +342,9 @@ class Tracked:
             if not self.knows(name) and not self._warned:
                 self._warned = True
                 log.warning(
-                    "rooms= of %s returned %r, which no rule knows: nobody can see its "
-                    "rows there. Declare the pattern with @livepush.room.",
+                    "rooms= of %s returned a name that no rule knows: nobody can see "
+                    "its rows there. Declare the pattern with @livepush.room.",
                     self.name,
-                    name,
                 )
         inside = {name for name in several if self._may_be_in(name)}
         if len(inside) < len(set(several)):
@@ -850,6 +857,9 @@ class Tracked:
             checked = {n: self._checked_field(n, f) for n, f in fields.items()}
         else:
             checked = {n: self._checked_field(n, n, "field") for n in fields}
+        for name, field in checked.items():
+            found = secrecy.of_field(self.mapper, name, field)
+            self._refuse_secret("field", name, found)
         key = checked.setdefault(self.key, self.key)
         if key == self.key and (held := unsendable(self._columns[key].type)):
             raise ConfigError(
@@ -896,12 +906,56 @@ class Tracked:
                     "a callable that queries."
                 )
 
+        found = secrecy.of_property(self.mapper, name)
+        self._refuse_secret("property", name, found)
+
         def read_property(row: Row) -> Any:
             return got(getter, row)
 
         read_property.__qualname__ = f"{self.name}.{name}"
         self._properties.append(read_property)
         return read_property
+
+    def _checked_allow_secret(self, allow: object) -> bool | tuple[str, ...]:
+        if isinstance(allow, bool):
+            return allow
+        if isinstance(allow, (tuple, list)) and all(isinstance(n, str) for n in allow):
+            return tuple(allow)
+        raise ConfigError(
+            f"track() of {self.name}: allow_secret={allow!r} must be True, or a tuple "
+            "of the fields and columns that may be seen although they look secret."
+        )
+
+    def _check_names_of_rooms(self, columns: Sequence[str] | None) -> None:
+        """Refuse rooms and keys by what looks secret: clients are told them too."""
+        self._refuse_secret(
+            "key", self.key, secrecy.of_column(self.key, self._columns[self.key])
+        )
+        for room in self.rooms or self.of:
+            for variable in room.pattern.variables:
+                self._refuse_secret(
+                    f"room {room.pattern.text!r} by",
+                    variable,
+                    secrecy.of_field(self.mapper, variable, variable),
+                )
+        # Of a callable nobody knows which of them it makes names of.
+        for name in (columns or ()) if self._rooms_of is not None else ():
+            if name in self._columns:
+                found = secrecy.of_column(name, self._columns[name])
+                self._refuse_secret("column of rooms=", name, found)
+
+    def _refuse_secret(self, what: str, name: str, found: str | None) -> None:
+        """Raise a ConfigError where a name looks secret and nobody has allowed it."""
+        allow = self._allow_secret
+        if found is None or allow is True or (allow and name in allow):
+            return
+        via = "" if found == name else f" (by {found!r})"
+        raise ConfigError(
+            f"track() of {self.name}: the {what} {name!r} looks as if it held a "
+            f"secret{via}, and whoever may join its rooms is told it. Leave it out; "
+            "where it is none, or they are meant to know it, say "
+            f"allow_secret=({name!r},), or True for all."
+        )
 
     def _relationships(self) -> list[str]:
         """Return the names of relationships, which need not be mapped yet."""

@@ -18,7 +18,6 @@ from flask_livepush.ended_table import NAME, EndedTable
 from flask_livepush.errors import ConfigError
 from flask_livepush.failures import Failure, Failures
 from tests.support.brokers import Clock
-from tests.support.following import sqlite_url
 from tests.support.ended import (
     LIFETIME,
     LoginRecorder,
@@ -26,6 +25,7 @@ from tests.support.ended import (
     new_ends,
     new_login,
 )
+from tests.support.following import sqlite_url
 from tests.support.waiting import until
 
 

@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from flask_livepush import LivePush
+from flask_livepush import LivePush, config, message_queue
+from flask_livepush.brokers.memory_logins import MemoryLogins
 from flask_livepush.errors import BrokerUnavailable, ConfigError
 from tests.support.connections import Site
-from tests.support.redis import RedisServer, redis_server, until
+from tests.support.ended import new_ends
+from tests.support.redis import RedisServer, redis_server, redis_url, until
 from tests.support.servers import unused_port
+
+__all__ = ["redis_url"]
 
 
 def start(name: str = "app", **settings: Any) -> LivePush:
@@ -188,6 +192,52 @@ def test_the_secret_key_is_compared_when_the_queue_comes(
         assert len(errors) == 1
 
         redis.ask("DEL", SECRETS)
-        assert connection.call("livepush.subscribe", {"room": "chat:42"})["ok"]
+        # Soon: beside a server that has just started, who knows nothing of ended
+        # logins waits for others to write back.
+        until(lambda: connection.call("livepush.subscribe", {"room": "chat:42"})["ok"])
         until(lambda: site.livepush.emit("chat:42", "x").outcome == "stored")
         stop(site.livepush, owner)
+
+
+def made(livepush: LivePush, **settings: Any) -> Any:
+    """Return the logins that an application would have, and what it has of a queue."""
+    state = livepush._app()
+    url = settings.pop("url", None)
+    found = {f"LIVEPUSH_{key}": value for key, value in settings.items()}
+    read = config.read(found)
+    queue = url and message_queue.MessageQueue(url, "one", {})
+    return message_queue.logins(
+        queue,
+        read,
+        session_lifetime=60,
+        server=state.socketio.server,
+        failures=state.failures,
+        metrics=state.meters,
+    )
+
+
+def test_applications_that_share_logins_know_what_another_has_ended(
+    redis_url: str,
+) -> None:
+    livepush = start("logins")
+    one = made(livepush, url=redis_url, LOGINS_PREFIX="shared")
+    other = made(livepush, url=redis_url, LOGINS_PREFIX="shared", PREFIX="another")
+    apart = made(livepush, url=redis_url)
+    until(lambda: one.is_current() and other.is_current() and apart.is_current())
+    (end,) = new_ends(1)
+    one.end([end])
+    until(lambda: other.has_ended(end.login))
+    apart.confirm()
+    assert not apart.has_ended(end.login)
+    for logins in (one, other, apart):
+        logins.close()
+    stop(livepush)
+
+
+def test_keeps_ended_logins_in_this_process_where_there_is_no_queue() -> None:
+    livepush = start("alone")
+    logins = made(livepush)
+    assert isinstance(logins, MemoryLogins)
+    # Longer than sessions last: a view that began before may sign one after it.
+    assert logins._mirror.lifetime > 60
+    stop(livepush)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask import Flask, render_template_string, request
+from flask import Flask, g, render_template_string, request
 from flask.signals import request_started
 from flask.testing import FlaskClient
 from flask_login import LoginManager, UserMixin, login_user
@@ -447,6 +447,46 @@ def test_the_script_may_be_cached_for_a_year_at_its_own_address() -> None:
     assert (cache.max_age, cache.public, cache.immutable) == (31536000, True, True)
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "Set-Cookie" not in answer.headers
+
+
+def nonce_of(app: Flask, template: str = "{{ livepush_script() }}") -> str | None:
+    """Return the nonce of the script in a template of an application."""
+    with app.test_request_context():
+        app.preprocess_request()
+        found = re.search(r'<script src="\S+"(.*)>', render_template_string(template))
+    assert found is not None
+    attributes = re.fullmatch(r'(?: nonce="(.*?)")?></script', found[1])
+    assert attributes is not None, found[1]
+    return attributes[1]
+
+
+def test_the_script_has_the_nonce_of_the_policy_as_flask_talisman_has_it() -> None:
+    site = Site()
+    site.app.before_request(lambda: setattr(request, "csp_nonce", "of-talisman"))
+    site.app.jinja_env.globals["csp_nonce"] = lambda: getattr(request, "csp_nonce", "")
+    assert nonce_of(site.app) == "of-talisman"
+
+
+def test_the_script_has_the_nonce_of_a_context_processor_or_a_template() -> None:
+    site = Site()
+    site.app.context_processor(lambda: {"csp_nonce": "processed"})
+    assert nonce_of(site.app) == "processed"
+    template = "{% set csp_nonce = 'set' %}{{ livepush_script() }}"
+    assert nonce_of(site.app, template) == "set"
+
+
+def test_the_script_has_the_nonce_that_is_kept_in_g() -> None:
+    site = Site()
+    site.app.before_request(lambda: setattr(g, "csp_nonce", "kept"))
+    assert nonce_of(site.app) == "kept"
+    assert nonce_of(site.app, "{{ livepush_script(nonce='given') }}") == "given"
+
+
+def test_the_script_has_no_nonce_where_the_policy_has_none() -> None:
+    site = Site()
+    assert nonce_of(site.app) is None
+    site.app.jinja_env.globals["csp_nonce"] = lambda: ""  # what Talisman returns then
+    assert nonce_of(site.app) is None
 
 
 @pytest.mark.parametrize("query", ["", "?v=", "?v=0123456789abcdef"])

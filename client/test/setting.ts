@@ -27,7 +27,8 @@ export class Setting {
   } = {}) {
     this.surroundings = new FakeSurroundings(page, random, memory);
     const dial = (asked: Authenticate | null): FakeSocket => {
-      this.sockets.push(new FakeSocket(this.surroundings, transports, asked));
+      // As `connect` does: a socket asks nobody where there is no function.
+      this.sockets.push(new FakeSocket(this.surroundings, transports, authenticate && asked));
       return this.socket;
     };
     this.live = new Client(owned ? dial : dial(null), this.surroundings, authenticate);

@@ -5,16 +5,16 @@ It asks nobody, and tells nobody.
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 from collections.abc import Callable, Iterable
 from itertools import islice
 
+from ..logs import logger
 from ..metrics import OFF, Metrics
 from .logins import Ended
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: How many a process remembers. Measured in docs/decisions.md: 170 bytes each.
 MOST = 1_000_000
@@ -92,27 +92,16 @@ class EndedMirror:
             self._forget(now)
         return new
 
-    def known(self) -> list[tuple[Ended, float]]:
-        """Return all, each with how many seconds ago it ended."""
-        now = self._now()
+    def missing_in(self, logins: set[str]) -> list[str]:
+        """Return which of those that have ended are not among these."""
         with self._lock:
-            entries = list(self._ended.items())
-            again = set(self._again)
-        return [
-            (Ended(login, login in again), now - at)
-            for login, at in entries
-            if now - at < self.lifetime
-        ]
+            return [login for login in self._ended if login not in logins]
 
-    def missing_in(self, logins: set[str]) -> list[tuple[Ended, float]]:
-        """Return what :meth:`known` does but for these."""
-        with self._lock:
-            names = [login for login in self._ended if login not in logins]
-        if not names:
-            return []
+    def dated(self, logins: Iterable[str]) -> list[tuple[Ended, float]]:
+        """Return those of these that are still known, each with its age."""
         now = self._now()
         found = []
-        for login in names:
+        for login in logins:
             at = self._ended.get(login)
             if at is not None and now - at < self.lifetime:
                 found.append((Ended(login, login in self._again), now - at))

@@ -100,7 +100,8 @@ class Logins(ABC):
         """Wait a moment until the mirror is current.
 
         Raises:
-            BrokerUnavailable: It is not, after a second.
+            BrokerUnavailable: It is not, after a second; or after a few, where the
+                broker is new and others are given the time to tell it what they know.
         """
 
     @abstractmethod

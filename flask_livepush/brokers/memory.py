@@ -6,13 +6,13 @@ and a history of its own.
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from ..logs import logger
 from ..metrics import OFF, Metrics
 from ..protocol.history import RoomHistory
 from ..protocol.publication import (
@@ -25,7 +25,7 @@ from ..protocol.publication import (
 )
 from .base import Broker, History, Listener
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # A room that was published to keeps its epoch for this long after its history is gone.
 _KEEP_EPOCH = 24 * 60 * 60.0

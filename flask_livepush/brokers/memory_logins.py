@@ -5,7 +5,6 @@ When the process ends all is forgotten, but for what a table keeps.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -13,12 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import BrokerUnavailable
 from ..failures import Failures
+from ..logs import logger
 from ..metrics import OFF, Metrics
 from .ended_keeper import EndedKeeper
 from .ended_mirror import MOST, EndedMirror
 from .logins import Ended, LoginListener, Logins, LoginTable, Recheck
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Tickets that are remembered at once, which a client can't reach that has to ask for
 # each over HTTP.

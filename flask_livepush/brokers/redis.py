@@ -29,7 +29,6 @@ that the room's last offset was given under, and begin a new epoch where it diff
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
@@ -38,6 +37,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from ..errors import BrokerError, BrokerUnavailable, PublicationTooLarge
+from ..logs import logger
 from ..metrics import OFF, Metrics
 from ..protocol.publication import (
     ONCE,
@@ -56,7 +56,7 @@ from .redis_servers import QUICK, Servers
 from .redis_topologies import servers_of
 from .redis_url import Address, parse
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _BATCH = 500
 
@@ -277,7 +277,7 @@ class RedisBroker(Broker):
             try:
                 epoch, publications = read_message(message)
             except ValueError as error:
-                self._rooms.corrupt(served.name, f"a message: {error}")
+                self._rooms.corrupt(f"a message: {error}")
                 self._mend(served)
                 return
             seen = last.offset + 1 - publications[0].offset
@@ -293,7 +293,7 @@ class RedisBroker(Broker):
         try:
             text = message.decode()
         except UnicodeDecodeError as error:
-            self._rooms.corrupt(served.name, f"a relayed message: {error}")
+            self._rooms.corrupt(f"a relayed message: {error}")
             return
         self._tell(lambda to: to.relayed(served.name, text))
 
@@ -377,7 +377,7 @@ class RedisBroker(Broker):
                     raise position
                 if isinstance(position, BrokerError):
                     # Of this one alone; the next check asks again.
-                    self._rooms.corrupt(served.name, f"what Redis refuses: {position}")
+                    self._rooms.corrupt(f"what Redis refuses: {position}")
                     continue
                 with served.lock:
                     if served.position is None:
@@ -391,7 +391,7 @@ class RedisBroker(Broker):
         assert since is not None
         found = self._rooms.history(served.name, since)
         if found.publications is None:
-            log.info("Publications of the room %r are lost; it is mended", served.name)
+            log.info("Publications of a room are lost; it is mended")
             served.position = found.position
             self._mend(served)
         elif found.publications:

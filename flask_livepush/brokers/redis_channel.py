@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from redis.exceptions import RedisError
 
 from ..errors import BrokerError
+from ..logs import logger
 from .redis_format import Names
 from .redis_servers import Command, Servers, Wire
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Seconds of silence after which a sign of life is asked for, and waited for.
 _QUIET = 10.0

@@ -155,18 +155,21 @@ def read_records(text: bytes, start: int = 0) -> list[Publication]:
         end = text.find(b"\n", start, start + 128)
         if end < 0:
             raise ValueError("a record has no head")
-        # Raises ValueError too if there are more or fewer, or one is no number.
-        offset, _, more, stamp, event, data, _ = text[start:end].split(b" ")
-        middle = end + 1 + int(event)
-        start = middle + int(data)
+        try:
+            offset, _, more, stamp, event, data, _ = text[start:end].split(b" ")
+            place, version = int(offset), None if stamp == b"-" else int(stamp)
+            middle = end + 1 + int(event)
+            start = middle + int(data)
+        except ValueError:  # it says what stands there
+            raise ValueError("a record's head is not of this form") from None
         if start > len(text) or middle <= end + 1 or start < middle:
             raise ValueError("a record is not as long as it says")
         publications.append(
             Publication(
-                int(offset),
+                place,
                 text[end + 1 : middle].decode(),
                 text[middle:start].decode(),
-                None if stamp == b"-" else int(stamp),
+                version,
                 more == b"1",
             )
         )

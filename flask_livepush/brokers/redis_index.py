@@ -11,19 +11,19 @@ it, and nobody knows what it was not told meanwhile: its epoch ends.
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BrokerError, BrokerUnavailable, InvalidRoom
+from ..logs import logger
 from ..protocol.rooms import check_room_name
 from .redis_format import Names
 from .redis_servers import Command, Script, Servers, Words, WrongType
 from .redis_url import Address
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Rooms are written into the index again after this many seconds.
 AGAIN = 3600.0

@@ -20,7 +20,6 @@ What can't be sent waits in this process, and is sent by the loop.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import secrets
@@ -30,6 +29,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import BrokerError, BrokerUnavailable
 from ..failures import Failure, Failures
+from ..logs import logger
 from ..metrics import OFF, Metrics
 from .ended_keeper import EndedKeeper
 from .ended_mirror import MOST, EndedMirror, is_login
@@ -39,7 +39,7 @@ from .redis_reader import Reader
 from .redis_servers import Servers
 from .redis_topologies import servers_of
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Seconds for which a reading is vouched for. Whatever ended before it began is known,
 #: so nobody whose login ended a second ago is let in. It has room for the half second
@@ -53,8 +53,9 @@ _GAP = 0.01
 _ANSWER = 0.5
 # Seconds between attempts to listen, at most: a wake-up must not be missed for long.
 _LISTEN_AGAIN = 0.25
-# Seconds somebody waits until the mirror is current; between two looks for the lock.
-_CONFIRM = 1.0
+# Seconds somebody waits until the mirror is current, and where Redis answers and this
+# process only gives others their time; between two looks for the lock.
+_CONFIRM, _CONFIRM_NEW = 1.0, 4.0
 _LOCK_AGAIN = 0.05
 # Ids, and orders, that may wait to be sent; how many are sent at once.
 _MOST_WAITING = 10_000
@@ -156,8 +157,10 @@ class RedisLogins(Logins):
         self._closed = False
         self._reader: Reader | None = None
         self._listens = False
-        # When the last reading began that left nothing to be done.
-        self._vouched = float("-inf")
+        # Whether the loop's last attempt failed: no view waits for another one then.
+        self._is_away = False
+        # When the last reading began that left nothing to be done, and the last of all.
+        self._vouched = self._last_began = float("-inf")
         self._read_at = float("-inf")
         self._behind_until = self._now()
 
@@ -196,11 +199,12 @@ class RedisLogins(Logins):
     def confirm(self) -> None:
         if self.is_current():
             return
-        end = self._now() + _CONFIRM
+        began = self._now()
         with self._changed:
             self._ring()
             while not self._is_current():
-                left = end - self._now()
+                patience = _CONFIRM_NEW if self._has_waited else _CONFIRM
+                left = began + patience - self._now()
                 if left <= 0 or self._closed:
                     raise BrokerUnavailable(
                         f"{self._servers.target.url} does not say which logins have "
@@ -232,13 +236,14 @@ class RedisLogins(Logins):
 
     def _is_done(self) -> bool:
         waits = self._waiting or self._orders or self._overflown
-        return not waits and self._keeper.is_done
+        return not waits and self._found is None and self._keeper.is_done
 
     # -- what goes out -----------------------------------------------------------------
 
     def _hand_over(self, ended: Sequence[Ended], orders: Sequence[Recheck]) -> None:
         """Send at once; where that fails, or others wait, leave it to the loop."""
-        behind = self._waiting or self._orders or self._overflown
+        away = self._runs and self._is_away
+        behind = away or self._waiting or self._orders or self._overflown
         few = len(ended) <= _BATCH and len(orders) <= _BATCH
         if not behind and few and (ended or not self._runs):
             try:
@@ -267,7 +272,7 @@ class RedisLogins(Logins):
         """Let no more wait than may; what is in the mirror is not lost."""
         if len(self._waiting) > _MOST_WAITING:
             self._metrics.count("logins_dropped_total", "queue_full", _MOST_WAITING)
-            if not self._overflown:
+            if not self._overflown and self._found is None:
                 log.error(
                     "More than %d ended logins wait for the message queue; all that "
                     "this process knows is compared when it answers again.",
@@ -343,7 +348,7 @@ class RedisLogins(Logins):
     def _round(self) -> float:
         """Send and read once; return after how many seconds to do it again."""
         self._count_behind()
-        self._read_at = began = self._now()
+        self._read_at = self._now()
         pause = _SILENCE
         try:
             self._send()
@@ -354,8 +359,10 @@ class RedisLogins(Logins):
             log.exception("Telling which logins have ended failed; trying again")
             pause = _AGAIN
         try:
-            pause = min(pause, self._read(began))
+            pause = min(pause, self._read())
+            self._is_away = False
         except Exception as error:
+            self._is_away = True
             if not isinstance(error, BrokerError):
                 log.exception("Reading which logins have ended failed; going on")
             if not self._is_current() and not self._has_noted:
@@ -365,7 +372,7 @@ class RedisLogins(Logins):
             return _AGAIN
         return pause
 
-    def _read(self, began: float) -> float:
+    def _read(self) -> float:
         """Bring the mirror to where Redis is, and Redis to where the mirror is.
 
         Raises:
@@ -387,10 +394,10 @@ class RedisLogins(Logins):
         if reading.wait > 0 and not self._has_vouched:
             self._has_waited = True
             return min(reading.wait, _AGAIN)
-        self._vouch(began)
+        self._vouch()
         return _SILENCE
 
-    def _vouch(self, began: float) -> None:
+    def _vouch(self) -> None:
         if self._has_waited and not self._mirror and not self._keeper.exists:
             log.warning(
                 "The message queue has just begun and knows no ended login: if all "
@@ -401,7 +408,7 @@ class RedisLogins(Logins):
         self._has_waited = False
         self._has_vouched = True
         with self._changed:
-            self._vouched = began
+            self._vouched = self._last_began
             self._changed.notify_all()
         if self._has_noted:
             self._has_noted = False
@@ -410,6 +417,7 @@ class RedisLogins(Logins):
     def _catch_up(self) -> Reading:
         """Read until there is no more."""
         while True:
+            self._last_began = self._now()
             reading = self._redis.read(
                 self._place, listens=self._listens, servers=self._own
             )
@@ -466,15 +474,19 @@ class RedisLogins(Logins):
             if self._place.epoch != epoch:
                 return False
             missing = self._mirror.missing_in(found)
+            missing.reverse()  # others may not have heard of the last
             for start in range(0, len(missing), _BATCH):
                 self._redis.keep_lock(self._own)
                 if not self._redis.write(
-                    missing[start : start + _BATCH],
+                    self._mirror.dated(missing[start : start + _BATCH]),
                     place=self._place,
                     listens=self._listens,
                     servers=self._own,
                     strict=True,
                 ):
+                    return False
+                self._catch_up()  # what ends meanwhile is not to wait for this
+                if self._place.epoch != epoch:
                     return False
             self._redis.unlock(self._own)
             if missing:

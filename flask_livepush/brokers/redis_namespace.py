@@ -21,17 +21,17 @@ A key that is changed, as a timeline:
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import BrokerError, BrokerUnavailable
+from ..logs import logger
 from .redis_format import Names
 from .redis_servers import Command, Script, Servers, WrongType
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Seconds between two signs of life of a process that listens.
 _BEAT = 3.0

@@ -6,7 +6,6 @@ At most once: nothing is kept. It knows neither rooms nor what it carries.
 from __future__ import annotations
 
 import base64
-import logging
 import os
 import threading
 import weakref
@@ -15,13 +14,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..errors import BrokerError
+from ..logs import logger
 from .peers import NAME_LENGTH, Lost
 from .redis_format import Names
 from .redis_reader import Reader
 from .redis_servers import Command, Servers
 from .redis_url import Address
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Seconds from the first use within which somebody waits until the name is known, and
 # seconds to wait for more to send.

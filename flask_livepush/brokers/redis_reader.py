@@ -18,10 +18,11 @@ from typing import Any, Protocol
 from redis.exceptions import RedisError
 
 from ..errors import BrokerError
+from ..logs import logger
 from .redis_servers import Wire
 from .redis_url import Address
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Seconds of silence after which a sign of life is asked for, and waited for.
 _QUIET = 10.0

@@ -6,7 +6,6 @@ subscribers nor what was delivered.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import secrets
@@ -17,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import BrokerError, BrokerUnavailable
+from ..logs import logger
 from ..metrics import Metrics
 from ..protocol.publication import (
     Attempt,
@@ -31,7 +31,7 @@ from .redis_format import INDEX_SHARDS, RELAYED, Names, read_records
 from .redis_index import AGAIN, Entry, RoomIndex, unavailable
 from .redis_servers import Command, Late, Script, Servers, WrongType
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # A message longer than this is sent in several, far below the 8 MB that a slow reader
 # may have waiting (client-output-buffer-limit pubsub).
@@ -211,7 +211,7 @@ class RedisRooms:
         """
         try:
             if isinstance(reply, WrongType):
-                self.corrupt(parcel.room, f"a key of another type: {reply}")
+                self.corrupt(f"a key of another type: {reply}")
                 self._remove_foreign(parcel.room)
                 reply = self._accept(parcel)
             else:
@@ -413,10 +413,10 @@ class RedisRooms:
             raise next(each for each in found if isinstance(each, BrokerUnavailable))
         return found
 
-    def corrupt(self, room: str, what: str) -> None:
-        """Count and log what others have put there."""
+    def corrupt(self, what: str) -> None:
+        """Count and log what others have put into a room's keys."""
         self._count_corrupt()
-        log.error("In the room %r there is %s; it is skipped", room, what)
+        log.error("In the keys of a room there is %s; it is skipped", what)
 
     def _count_corrupt(self) -> None:
         self._counts["corrupt"] += 1
@@ -468,7 +468,7 @@ class RedisRooms:
     def _ask(self, room: str, command: Command, *, patient: bool = False) -> Any:
         reply = self._servers.run_each([command], patient=patient)[0]
         if isinstance(reply, WrongType):
-            self.corrupt(room, f"a key of another type: {reply}")
+            self.corrupt(f"a key of another type: {reply}")
             self._remove_foreign(room)
             reply = self._servers.run_each([command], patient=patient)[0]
         if isinstance(reply, BrokerError):
@@ -508,7 +508,7 @@ class RedisRooms:
             if [p.offset for p in publications] != list(expected):
                 raise ValueError("its offsets are others")
         except ValueError as error:
-            self.corrupt(room, f"a record: {error}")
+            self.corrupt(f"a record: {error}")
             return None
         return publications
 

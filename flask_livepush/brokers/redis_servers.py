@@ -484,6 +484,7 @@ class Servers(ABC):
         if isinstance(answer, _TEMPORARY) or text.startswith(_TEMPORARY_WORDS):
             return _caused(self.unavailable(answer), answer)
         kind = WrongType if "WRONGTYPE" in text else BrokerError
+        text = text.partition(", with args beginning")[0]  # with keys and values
         return _caused(kind(f"{self.target.url} refuses a command: {text}"), answer)
 
     def moved(self, slot: int, address: Address) -> None:

@@ -113,7 +113,7 @@ def ask(
             refusal,
             failure,
             _rooms(servers, names),
-            _logins(servers, logins_prefix or prefix),
+            None if failure else _logins(servers, logins_prefix or prefix),
         )
     finally:
         servers.close()
@@ -153,7 +153,7 @@ def _logins(servers: Servers, prefix: str) -> str | None:
     try:
         ended.read(Place(), listens=False)
     except BrokerUnavailable:
-        raise
+        return None  # what it is now, it was not before
     except BrokerError as error:
         return str(error)
     return None

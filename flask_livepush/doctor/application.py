@@ -317,10 +317,9 @@ def _logins(app: Application) -> Iterator[Finding]:
         yield Finding(
             "logins",
             "hint",
-            "LIVEPUSH_LOGINS is 'broker', and there is no LIVEPUSH_MESSAGE_QUEUE: "
-            "which logins have ended is known to this process alone, and when it "
-            "restarts, sessions that were signed out work again until they expire, as "
-            "in Flask itself.",
+            "LIVEPUSH_LOGINS is 'broker', without a message queue: which logins have "
+            "ended is known to one process alone, and when it restarts, sessions that "
+            "were signed out work again until they expire, as in Flask itself.",
             "LIVEPUSH_LOGINS = 'database', or a message queue.",
         )
 

@@ -10,7 +10,6 @@ in here knows rooms.
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -33,6 +32,7 @@ from werkzeug.exceptions import HTTPException
 from ..brokers.logins import Logins
 from ..errors import BrokerError, ClientError, NotAuthorised, RefreshLogin, Unavailable
 from ..failures import Failure, Failures, place_of
+from ..logs import logger
 from . import credentials
 from .caller import Caller, Claim, Handshake
 from .identity import Identities
@@ -40,7 +40,7 @@ from .ids import LoginIds
 from .session import HANDSHAKE, KEY, ids_of, is_authenticated
 from .tickets import LIFETIME, Ticket, Tickets
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Authenticate = Callable[[Any], Any]
 UsersLoader = Callable[[list[str]], Any]

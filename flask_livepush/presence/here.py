@@ -27,7 +27,6 @@ A process that ends hands its users over, as another timeline:
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import threading
@@ -35,10 +34,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from ..errors import BrokerError
+from ..logs import logger
 from ..protocol.relayed import Moved, Users
 from .base import SILENT, Change, Listing, PresenceStore
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 T = TypeVar("T")
 

@@ -6,7 +6,6 @@ It asks Redis and keeps nothing itself; ``lua/presence.lua`` says what is in a h
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 import secrets
@@ -16,10 +15,11 @@ from typing import Any
 from ..brokers.redis_format import Names
 from ..brokers.redis_servers import Command, Script, Servers, WrongType
 from ..errors import BrokerError
+from ..logs import logger
 from ..protocol.relayed import Moved
 from .base import KEPT, SILENT, Change, Listing, PresenceStore
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 _KEPT_MS = math.ceil(KEPT * 1000)
 _VERSION = re.compile(r"[A-Za-z0-9_-]{1,48}:[0-9]{1,15}")

@@ -85,7 +85,10 @@ def read(text: str) -> Whispered | Moved:
             dict(joined),
             list(left),
         ] if all(isinstance(text, str) for text in (*joined.values(), *left)):
-            for each in filter(None, (was, version)):
-                int(each.rpartition(":")[2])
+            try:
+                for each in filter(None, (was, version)):
+                    int(each.rpartition(":")[2])
+            except ValueError:  # it says what stands there
+                raise ValueError("its version is no number") from None
             return Moved(node, was, version, joined, tuple(left))
     raise ValueError("it is neither a whisper nor a step of presence")

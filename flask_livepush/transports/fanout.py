@@ -6,13 +6,13 @@ Runs in the broker's listener and in the threads of joins; it never blocks.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import engineio
 import socketio
 
+from ..logs import logger
 from ..protocol.messages import (
     PRESENCE,
     RECONNECT,
@@ -28,7 +28,7 @@ from ..protocol.messages import (
 from ..protocol.publication import Publication
 from ..protocol.relayed import Users, Whispered
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 NAMESPACE = "/"
 
@@ -85,9 +85,9 @@ class StockOutlet:
                 for frame in frames if eio_sid is not None else ():
                     # Flask-SocketIO's test client replaces this method.
                     self._server._send_eio_packet(eio_sid, frame)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 # It closed meanwhile; its disconnect event is on the way.
-                log.debug("A frame was not written: %s", error)
+                log.debug("A frame was not written", exc_info=error)
 
 
 class Fanout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import socketio
 
 from ..brokers.peers import Peers
 from ..config import Config
+from ..logs import logger
 from ..metrics import OFF, Metrics
 from .bearing import NOTHING, Bearing, StockGuard
 from .clients import index_rooms
@@ -24,7 +24,7 @@ from .engine.workers import Workers
 from .fanout import Outlet, StockOutlet
 from .mailbox import Mailboxes
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Spawn = Callable[[Callable[[], object]], object]
 # Ends a connection's subscriptions and calls the function when that is done.

@@ -7,12 +7,13 @@ asked on is known.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 
-log = logging.getLogger(__name__)
+from ..logs import logger
+
+log = logger(__name__)
 
 Task = Callable[[], object]
 

@@ -7,7 +7,6 @@ handlers are.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,6 +17,7 @@ import socketio
 from ..connections import Connection, Connections
 from ..errors import BadMessage, ClientError, Unavailable
 from ..login.caller import Handshake
+from ..logs import logger
 from ..metrics import OFF, Metrics
 from ..node import Node
 from ..protocol import messages
@@ -26,7 +26,7 @@ from .fanout import NAMESPACE, Fanout, Outlet
 from .farewell import Farewell
 from .mailbox import Mailboxes
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Spawn = Callable[[Callable[[], object]], object]
 
@@ -257,7 +257,7 @@ class Events:
         server, manager = self._server, self._server.manager
         name = namespace or NAMESPACE
         if manager.sid_from_eio_sid(eio_sid, name) is not None:
-            log.debug("A client connected to %s again; it was ignored", name)
+            log.debug("A client connected to a namespace again; it was ignored")
         elif not (
             name in server.handlers
             or name in server.namespace_handlers
@@ -290,7 +290,7 @@ class Events:
         if not isinstance(data, list) or not data or not isinstance(data[0], str):
             log.debug("An event without a name was dropped")
         elif data[0] in _RESERVED:
-            log.debug("A client sent the reserved event %s; it was dropped", data[0])
+            log.debug("A client sent an event of a reserved name; it was dropped")
         elif data[0].startswith(_OURS) and (namespace or NAMESPACE) == NAMESPACE:
             self._take(eio_sid, number, data[0], tuple(data[1:]))
         elif self._in_order:

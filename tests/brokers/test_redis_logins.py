@@ -683,3 +683,33 @@ def test_nothing_runs_before_somebody_asks(
     one.logins.has_ended(end.login)
     one.logins.is_current()
     assert len(begun) == 1
+
+
+def test_what_ended_last_is_written_back_first(
+    server: RedisServer, start: Callable[..., Process], prefix: str
+) -> None:
+    """Others may not have heard of it before Redis lost it."""
+    one = start()
+    ends = new_ends(3000)
+    one.logins.end(ends[:2999])
+    one.logins.end(ends[2999:])
+    until(lambda: vouches(one))
+    server.ask("FLUSHALL")
+    until(lambda: Recheck() in one.told.orders and one.logins.is_current())
+    found = [login.decode() for login in entries(server, prefix)]
+    assert found == [end.login for end in reversed(ends)]
+
+
+def test_another_server_has_another_epoch(server: RedisServer, prefix: str) -> None:
+    """As after a failover, in which nothing that this process has read was lost."""
+    ended = asked(server.url, prefix)
+    place = ended.read(Place(), listens=False).place
+    assert not ended.read(place, listens=False).begun
+    server.ask("HSET", Names(prefix).logins.meta, "server", "another")
+    found = ended.read(place, listens=False)
+    assert found.begun
+    assert found.wait > 0
+    assert not ended.write(
+        [(end, 0.0) for end in new_ends(1)], place=place, listens=False, strict=True
+    )
+    assert entries(server, prefix) == []

@@ -27,7 +27,7 @@ from flask_livepush.errors import BrokerError, BrokerUnavailable
 from flask_livepush.presence.base import SILENT
 from flask_livepush.presence.redis import RedisPresence
 from flask_livepush.protocol.publication import Draft
-from tests.support.brokers import Clock, Recorder, new_prefix, on_redis
+from tests.support.brokers import Clock, Recorder, begun, new_prefix, on_redis
 from tests.support.redis import redis_server, until
 
 KEYS = ("s3cret-A", "s3cret-B", "s3cret-C")

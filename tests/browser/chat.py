@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from example_app import create_app
 from example_app.demo_data import fill
-from example_app.models import Message, db
+from example_app.models import Membership, Message, db
 from tests.support.servers import serve
 
 app = create_app(local=True)
@@ -26,6 +26,15 @@ def add_messages(number: int) -> str:
         body = f"number {n}"
         message = Message(room_id=1, author_id=1, author_name="Ada", body=body)
         db.session.add(message)
+    db.session.commit()
+    return ""
+
+
+@app.extensions["csrf"].exempt
+@app.post("/put-out/<int:user_id>/<int:room_id>")
+def put_out(user_id: int, room_id: int) -> str:
+    """Let somebody be no member of a room any more."""
+    db.session.delete(db.session.get_one(Membership, (room_id, user_id)))
     db.session.commit()
     return ""
 

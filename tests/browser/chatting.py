@@ -30,12 +30,12 @@ def collect_errors(context: BrowserContext, errors: list[str]) -> None:
     context.on("weberror", lambda error: errors.append(str(error.error)))
 
 
-def log_in(page: Page, name: str) -> None:
+def log_in(page: Page, name: str, **fields: str) -> None:
     """Get the cookie, without the form; one test uses that."""
     request = page.context.request
     token = re.search(r'csrf_token" value="([^"]+)"', request.get("/login").text())
     assert token
-    form = {"csrf_token": token[1], "name": name, "password": "demo"}
+    form = {"csrf_token": token[1], "name": name, "password": "demo", **fields}
     answer = request.post("/login", form=form, max_redirects=0)
     assert answer.status == 302, answer.text()
 

@@ -56,7 +56,7 @@ def the(found: list[Finding], name: str, level: str) -> Finding:
 
 def test_finds_nothing_wrong_with_what_is_right(server: RedisServer) -> None:
     found = examine(server.url)
-    assert [finding.level for finding in found] == ["ok"] * 3
+    assert [finding.level for finding in found] == ["ok"] * 4
     assert "is Redis 7" in found[0].sentence
     assert found[0].seconds is not None
     assert "of 100 MiB, noeviction" in found[1].sentence
@@ -214,3 +214,20 @@ def test_finds_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
     info = {"redis_version": "7.4.0"}
     setup = ServerSetup("h:1", 0.08, info, None, None, None)
     assert "takes 80 ms" in next(queue._server(setup)).sentence
+
+
+def test_says_what_a_server_without_a_disk_means_for_ended_logins() -> None:
+    with redis_server("--appendonly", "no") as server:
+        found = the(examine(server.url), "logins", "hint")
+        assert "keeps nothing on a disk" in found.sentence
+        assert "LIVEPUSH_LOGINS = 'database'" in str(found.remedy)
+        kept = examine(server.url, logins="database")
+        assert [f for f in kept if f.name == "logins"] == []
+
+
+def test_says_that_rules_forbid_what_ended_logins_need(server: RedisServer) -> None:
+    """Bug: under the last release's rules all joins would be told to try again."""
+    rules = ("on", ">hidden", "~*", "&*", "+@all", "-@stream")
+    server.ask("ACL", "SETUSER", "old", *rules)
+    found = examine(f"redis://old:hidden@127.0.0.1:{server.port}")
+    assert "nobody can join" in the(found, "logins", "problem").sentence

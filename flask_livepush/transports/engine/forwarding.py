@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import re
 import threading
 from collections import Counter
@@ -20,11 +19,12 @@ from typing import Any, Protocol
 
 from ...brokers.peers import NAME_LENGTH, Peers
 from ...errors import BrokerError
+from ...logs import logger
 from ...metrics import OFF, Metrics
 from .polls import HandingPoll, Request
 from .replies import BAD_REQUEST, Refusal, Reply, too_many, unavailable, unknown_sid
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # A session's id: its owner's name, and what the engine has drawn.
 _SID = re.compile(r"[A-Za-z0-9_-]{28}\Z")
@@ -332,7 +332,7 @@ class Forwarding:
             head, body = _read(message)
             self._take(head[0], head[1:], body)
         except (ValueError, TypeError, LookupError) as error:
-            log.debug("Another process sent what is no message: %s", error)
+            log.debug("Another process sent what is no message", exc_info=error)
 
     def _take(self, verb: Any, args: list[Any], body: bytes) -> None:
         """Do what another process says.

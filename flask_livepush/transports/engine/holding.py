@@ -5,10 +5,10 @@ That is how it is where the process itself encrypts.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
+from ...logs import logger
 from . import frames, packets
 from .held import HeldWebSocket
 from .loop import LINGER
@@ -18,7 +18,7 @@ from .probes import PROBE, PROBED
 from .session import Session
 from .sessions import Reason, Sessions
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class Holding:

@@ -11,18 +11,18 @@ it calls must not block, and no user's code runs in it.
 from __future__ import annotations
 
 import _socket
-import logging
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from ...logs import logger
 from . import frames
 from .connection import Connection, Kept, how_many, is_droppable, rest_of
 from .poller import Poller
 from .timeline import Timeline
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 T = TypeVar("T")
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import engineio
 import socketio
 
+from ...logs import logger
 from . import packets
 from .packets import Frame
 from .server import Engine
 from .session import Session
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 class EngineOutlet:

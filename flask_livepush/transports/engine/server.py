@@ -10,7 +10,6 @@ Source: Engine.IO protocol, version 4 (github.com/socketio/engine.io-protocol).
 from __future__ import annotations
 
 import base64
-import logging
 import os
 import sys
 import threading
@@ -24,6 +23,7 @@ from typing import Any
 import engineio
 
 from ...brokers.peers import Peers
+from ...logs import logger
 from ...metrics import OFF, Metrics
 from ..bearing import NOTHING, Bearing, may_use
 from . import frames, handshake, packets, taking
@@ -52,7 +52,7 @@ from .session import Session
 from .sessions import Full, Limits, Reason, Sessions
 from .timeline import Timeline
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 # Bytes of a session's id, a multiple of 3, and how many ids are drawn at once.
 _ID_BYTES = 15

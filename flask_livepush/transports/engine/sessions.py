@@ -5,7 +5,6 @@ It owns the loop, and knows no requests.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 import engineio
 
+from ...logs import logger
 from ...metrics import OFF, Metrics
 from ...protocol.pace import Pace
 from . import frames, packets
@@ -24,7 +24,7 @@ from .poller import Poller
 from .session import Poll, Session
 from .timeline import Timeline
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 #: Why a session ends, in python-engineio's words.
 Reason = engineio.Server.reason
@@ -374,9 +374,9 @@ class Sessions:
             return
         try:
             self._heard(session.sid, data)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             # Handlers hand over; what fails here is decoding what a client sent.
-            log.debug("A client broke the Socket.IO protocol: %r", error)
+            log.debug("A client broke the Socket.IO protocol", exc_info=error)
             self.close(session, Reason.TRANSPORT_ERROR)
 
     def _is_too_fast(self, session: Session) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import threading
 from collections.abc import Callable
 
-log = logging.getLogger(__name__)
+from ...logs import logger
+
+log = logger(__name__)
 
 Task = Callable[[], object]
 
