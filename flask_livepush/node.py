@@ -7,6 +7,7 @@ A join, as a timeline (R is the room, C the connection):
 1. C asks for R. The name is matched against the patterns.
 2. The position of R is read, *before* anything can query: what the rule or the
    snapshot read is then at least as new as it.
+   A room that has no epoch yet gets none for that: nothing is made for a stranger.
 3. User and rule are asked.
 4. C is registered in the hub, holding, and the broker confirms that this process gets
    R's publications. From here on nothing can be missed.
@@ -357,6 +358,8 @@ class Node:
             )
             history = self._broker.history(room, start)
             if history.publications is not None:
+                # In the room's own epoch, where it had none when it was asked.
+                start = history.start or start
                 self._go_live(
                     subscription,
                     start,
@@ -393,6 +396,9 @@ class Node:
             return
         if subscription.revoked:
             raise NotAuthorised("The connection may not be in the room any more.")
+        if not subscription.answered:
+            # Evicted or reset meanwhile: nothing was written, nobody else will answer.
+            raise Unavailable("The connection has lost something; join again.")
         self._spawn_mend([subscription])
 
     def _snapshot(

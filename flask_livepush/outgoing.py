@@ -21,6 +21,11 @@ It is the same where somebody else's ``BaseException`` ends an attempt, such as 
 ``Timeout`` or a ``KeyboardInterrupt``: what was to go out waits in the queue, and the
 exception goes on to whoever it belongs to.
 
+Where several servers share the rooms, each has a queue, a breaker and a sender of its
+own, a *line*: what one of them does not take delays no room of another. A room that has
+something waiting stays in its line until that is sent, wherever it moves meanwhile, so
+that its order is kept.
+
 What concerns a kind in *every* room is the sender's from the beginning: only the broker
 knows the rooms, and there may be thousands. It does not open the breaker, so that other
 publications go out at once meanwhile; to be told late is harmless, as screens then read
@@ -36,7 +41,7 @@ import secrets
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from typing import Any, Literal
@@ -69,6 +74,11 @@ _MAX_STALE_ROOMS = 10_000
 # Kinds, each in the rooms of one declaration, that wait to be told everywhere; beyond,
 # a kind is told in every room that there is.
 _MAX_EVERYWHERE = 1_000
+# What the queue of one line may take of all bytes that may wait, where there are
+# several: a server that is away for long shall leave some to the others.
+_SHARE = 0.75
+# Seconds between two lines of the log about rooms that can't be asked for.
+_LOG_AGAIN = 60.0
 # Parcels that the sender hands over together.
 _TOGETHER = 500
 # Seconds after which a sender that does nothing is taken for dead: each of its steps
@@ -118,26 +128,56 @@ class _Waiting:
 
 
 @dataclass(slots=True, eq=False)
-class _Sender:
-    """One run of the sender.
+class _Line:
+    """The queue and the breaker in front of one of the broker's servers.
 
     Args:
+        queue: What waits, in order.
+        bytes: What that takes.
+        stale: By room, the kinds of which it missed something when the queue was full.
+        telling: What is stale in rooms, and not told yet.
+        open: Whether everything waits.
+        said_away: The log has it that the server is away.
+        trips: How often somebody has found that.
+        sender: Who empties the queue, if anybody does.
+    """
+
+    queue: deque[_Waiting] = field(default_factory=deque)
+    bytes: int = 0
+    stale: dict[str, set[str]] = field(default_factory=dict)
+    telling: deque[_Waiting] = field(default_factory=deque)
+    open: bool = False
+    said_away: bool = False
+    trips: int = 0
+    sender: _Sender | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has nothing to send."""
+        return not (self.queue or self.stale or self.telling)
+
+
+@dataclass(slots=True, eq=False)
+class _Sender:
+    """One run of a line's sender.
+
+    Args:
+        line: What it sends from.
         heard: When it last did something.
         source: Where it has what it sends from: the first ``out`` are on their way.
         listing: Kinds for which it asks for the rooms, and rooms that know.
         together: How many parcels it hands over together.
         sent: How many it has been rid of.
-        tried: Whether it has asked for rooms in vain.
         trips: How often the broker had been found away when it last answered.
     """
 
+    line: _Line
     heard: float
     source: deque[_Waiting] = field(default_factory=deque)
     out: int = 0
     listing: dict[Everywhere, frozenset[str]] = field(default_factory=dict)
     together: int = _TOGETHER
     sent: int = 0
-    tried: bool = False
     trips: int = 0
 
 
@@ -178,17 +218,18 @@ class Outgoing:
         self._numbers = count(1)
         # Guards everything below. Never held while the broker is asked.
         self._lock = threading.Lock()
-        self._queue: deque[_Waiting] = deque()
-        self._bytes = 0
-        self._stale: dict[str, set[str]] = {}
+        # By server. The first is for a broker that has one, and for what is asked of
+        # all: its sender finds the rooms for what is stale everywhere.
+        self._home = _Line()
+        self._lines: dict[Hashable, _Line] = {None: self._home}
+        # Rooms of which something waits in a queue, in which, and how much.
+        self._pinned: dict[str, tuple[_Line, int]] = {}
         # What is stale everywhere and not taken by the sender yet, and the rooms that
-        # know; then, room by room, what it has taken and not told yet.
+        # know; and what was told in all rooms but those of some parts of their list,
+        # which could not be read.
         self._everywhere: dict[Everywhere, frozenset[str]] = {}
-        self._telling: deque[_Waiting] = deque()
-        self._open = False
-        self._said_away = False  # the log has it that the broker is away
-        self._trips = 0  # how often somebody has found that
-        self._sender: _Sender | None = None
+        self._behind: dict[Everywhere, tuple[frozenset[str], frozenset[int]]] = {}
+        self._unlisted = float("-inf")  # when the log was told of that
         self._dropped = 0
         self._logged = float("-inf")
 
@@ -200,24 +241,37 @@ class Outgoing:
     @property
     def depth(self) -> int:
         """How many batches wait."""
-        return len(self._queue) + self._untold
+        lines = list(self._lines.values())
+        return sum(len(line.queue) for line in lines) + self._untold()
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits, of publications and of what was dropped."""
-        return not (self._queue or self._stale or self._untold)
+        lines = list(self._lines.values())
+        return all(line.is_empty for line in lines) and not self._untold()
 
-    @property
-    def _untold(self) -> int:
-        """How much of what is stale everywhere is not told yet."""
-        sender = self._sender
+    def _untold(self, *, reachable: bool = False) -> int:
+        """Return how much of what is stale everywhere is not told yet.
+
+        Args:
+            reachable: Pass over what waits for a server that is away.
+        """
+        sender = self._home.sender
+        found = sum(
+            len(line.telling)
+            for line in list(self._lines.values())
+            if not (reachable and line.open)
+        )
+        if reachable and self._home.open:
+            return found
         listing = 0 if sender is None else len(sender.listing)
-        return listing + len(self._everywhere) + len(self._telling)
+        behind = 0 if reachable else len(self._behind)
+        return found + listing + len(self._everywhere) + behind
 
     @property
     def waiting_bytes(self) -> int:
         """How much memory they take, roughly."""
-        return self._bytes
+        return sum(line.bytes for line in list(self._lines.values()))
 
     def publish(
         self, room: str, drafts: Sequence[Draft], *, since: float | None = None
@@ -264,7 +318,8 @@ class Outgoing:
     ) -> dict[str, Any]:
         self._mind_forks()
         moment = self._now() if since is None else since
-        if len(rooms) == 1 and not self._open:
+        waits: Sequence[Parcel] = ()
+        if len(rooms) == 1 and not self._line(next(iter(rooms))).open:
             # What nearly every commit is; it shall cost nothing that it needs not.
             ((room, drafts),) = rooms.items()
             attempt = Attempt(self._next_id(), since=moment)
@@ -282,7 +337,13 @@ class Outgoing:
                 Parcel(room, drafts, Attempt(self._next_id(), since=moment))
                 for room, drafts in rooms.items()
             ]
-            found = () if self._open else self._hand_over(parcels)
+            # Those of a server that is away wait at once, and nobody waits with them.
+            going = [p for p in parcels if not self._line(p.room).open]
+            waits = (
+                [p for p in parcels if self._line(p.room).open] if going else parcels
+            )
+            parcels = going
+            found = self._hand_over(parcels) if parcels else ()
         left = dict(enumerate(parcels))
         unsure: list[Parcel] = []
         failed: list[Parcel] = []
@@ -291,7 +352,7 @@ class Outgoing:
             for number, answer in found:
                 parcel = left[number]
                 if isinstance(answer, BrokerUnavailable):
-                    self._trip(answer)
+                    self._trip(parcel.room, answer)
                     unsure.append(parcel)
                 elif isinstance(answer, Position):
                     answers[parcel.room] = Receipt("stored", answer)
@@ -304,13 +365,17 @@ class Outgoing:
                 else:
                     answers[parcel.room] = answer
                 del left[number]
+            answers |= self._wait(waits, check=True)
+            waits = ()
             answers |= self._wait(unsure, again=True)
+            # Nobody has asked for these, as another server was away: where their own
+            # answers they are sent in a moment.
             answers |= self._wait(left.values(), check=True)
             self._wait(failed, again=True)
         except BaseException:
             # Nobody knows which of them the broker has, and none may be lost; what
             # waits already is told from it by its id.
-            self._wait([*unsure, *left.values(), *failed], again=True)
+            self._wait([*waits, *unsure, *left.values(), *failed], again=True)
             raise
         return answers
 
@@ -359,7 +424,7 @@ class Outgoing:
         with self._lock:
             for one in stale:
                 self._add_everywhere(one, told)
-        self._begin_sending()
+        self._begin_sending(self._home)
 
     def _add_everywhere(self, stale: Everywhere, told: frozenset[str]) -> None:
         """Let a kind be told, once for several commits; the lock is held."""
@@ -378,16 +443,16 @@ class Outgoing:
         """
         self._mind_forks()
         end = self._now() + seconds
-        while self._untold and not self._open and self._now() < end:
+        while self._untold(reachable=True) and self._now() < end:
             self._sleep(_LOOK)
-        return not self._untold
+        return not self._untold()
 
     def finish(self) -> bool:
         """Say whether nothing waits any more; a sender that has died is begun anew."""
         self._mind_forks()
         if self.is_empty:
             return True
-        self._begin_sending()
+        self._begin_all()
         return False
 
     def position(self, room: str) -> Position:
@@ -397,14 +462,15 @@ class Outgoing:
             BrokerUnavailable: It does not answer.
         """
         self._mind_forks()
-        if self._open:
-            self._begin_sending()  # which may have failed
+        line = self._line(room)
+        if line.open:
+            self._begin_sending(line)  # which may have failed
             raise BrokerUnavailable("The message broker does not answer at present.")
         try:
             return self._broker.position(room)
         except BrokerUnavailable as error:
-            self._trip(error)
-            self._begin_sending()
+            self._trip(room, error)
+            self._begin_sending(line)
             raise
 
     def answers(self) -> bool:
@@ -413,8 +479,8 @@ class Outgoing:
         What it says changes nothing: the breaker is left as it is.
         """
         self._mind_forks()
-        if self._open:
-            self._begin_sending()  # which may have failed
+        if any(line.open for line in list(self._lines.values())):
+            self._begin_all()  # which may have failed
             return False
         try:
             self._broker.ping("")
@@ -429,10 +495,32 @@ class Outgoing:
 
     # -- the queue -------------------------------------------------------------------
 
-    def _trip(self, error: BrokerUnavailable) -> None:
+    def _line(self, room: str) -> _Line:
+        """Return the line in which a room's publications wait, if they have to."""
+        pinned = self._pinned.get(room)
+        if pinned is not None:
+            return pinned[0]
+        shard = self._broker.shard(room)
+        line = self._lines.get(shard)
+        if line is None:
+            with self._lock:
+                line = self._lines.setdefault(shard, _Line())
+        return line
+
+    def _pin(self, room: str, line: _Line) -> None:
+        """Keep a room in a line, once more; the lock is held."""
+        self._pinned[room] = (line, self._pinned.get(room, (line, 0))[1] + 1)
+
+    def _unpin(self, room: str) -> None:
+        line, amount = self._pinned.pop(room)
+        if amount > 1:
+            self._pinned[room] = (line, amount - 1)
+
+    def _trip(self, room: str, error: BrokerUnavailable) -> None:
+        line = self._line(room)
         with self._lock:
-            self._trips += 1
-            said, self._open, self._said_away = self._said_away, True, True
+            line.trips += 1
+            said, line.open, line.said_away = line.said_away, True, True
         if not said:
             log.warning("Publications wait until the broker answers again: %s", error)
 
@@ -450,6 +538,7 @@ class Outgoing:
         """
         answers: dict[str, Receipt | PublicationTooLarge] = {}
         waiting = []
+        lines: dict[int, _Line] = {}
         for parcel in parcels:
             try:
                 if check:
@@ -468,23 +557,31 @@ class Outgoing:
         if not waiting:
             return answers
         dropped = 0
+        found = [self._line(item.parcel.room) for item in waiting]
         with self._lock:
-            self._open = True
-            for item in waiting:
+            for item, line in zip(waiting, found, strict=True):
                 room, drafts = item.parcel.room, item.parcel.drafts
-                if self._bytes + item.size <= self._max_bytes:
-                    self._bytes += item.size
-                    self._queue.append(item)
+                # Another thread may have let it wait elsewhere meanwhile.
+                line = self._pinned.get(room, (line, 0))[0]
+                line.open = True
+                lines[id(line)] = line
+                if self._has_place(line, item.size):
+                    line.bytes += item.size
+                    line.queue.append(item)
+                    self._pin(room, line)
                     answers[room] = _QUEUED
                 else:
-                    self._note_stale(room, drafts)
+                    self._note_stale(line, room, drafts)
                     self._dropped += 1
                     dropped = self._dropped
                     answers[room] = _DROPPED
             tells = dropped > 0 and self._now() - self._logged >= 1
             if tells:
                 self._logged = self._now()
-        self._begin_sending()
+            if self._everywhere:
+                lines[id(self._home)] = self._home
+        for line in lines.values():
+            self._begin_sending(line)
         if tells:
             log.error(
                 "The queue of publications is full (LIVEPUSH_MAX_QUEUED_BYTES is %d): "
@@ -495,43 +592,57 @@ class Outgoing:
             )
         return answers
 
-    def _note_stale(self, room: str, drafts: Sequence[Draft]) -> None:
+    def _has_place(self, line: _Line, size: int) -> bool:
+        share = 1 if len(self._lines) == 1 else _SHARE
+        return (
+            self.waiting_bytes + size <= self._max_bytes
+            and line.bytes + size <= self._max_bytes * share
+        )
+
+    def _note_stale(self, line: _Line, room: str, drafts: Sequence[Draft]) -> None:
         kinds = {kind for kind in map(_kind_of, drafts) if kind is not None}
         if not kinds:
             return
-        if room in self._stale or len(self._stale) < _MAX_STALE_ROOMS:
-            self._stale.setdefault(room, set()).update(kinds)
+        if room in line.stale or len(line.stale) < _MAX_STALE_ROOMS:
+            line.stale.setdefault(room, set()).update(kinds)
         else:
             for kind in kinds:
                 self._add_everywhere(Everywhere(kind, _any), frozenset())
 
-    def _begin_sending(self) -> None:
-        """Begin a sender where none is at work; it may have been killed."""
+    def _begin_all(self) -> None:
+        """Begin senders where there is something to send, or a server is away."""
+        for line in list(self._lines.values()):
+            listing = line is self._home and (self._everywhere or self._behind)
+            if line.open or line.sender or listing or not line.is_empty:
+                self._begin_sending(line)
+
+    def _begin_sending(self, line: _Line) -> None:
+        """Begin a line's sender where none is at work; it may have been killed."""
         with self._lock:
-            now, sender = self._now(), self._sender
+            now, sender = self._now(), line.sender
             if sender is not None:
                 if now - sender.heard < _DEAD:
                     return
                 self._give_back(sender)
             # A broker that nobody has found away needs to give no sign of life.
-            sender = self._sender = _Sender(
-                now, trips=-1 if self._open else self._trips
+            sender = line.sender = _Sender(
+                line, now, trips=-1 if line.open else line.trips
             )
         try:
             self._spawn(lambda: self._send_all(sender))
         except BaseException as error:
             with self._lock:
-                if self._sender is sender:
-                    self._sender = None
+                if line.sender is sender:
+                    line.sender = None
             if not isinstance(error, Exception):
                 raise
             log.exception("Sending what waits can't begin; it is tried again later")
 
     def _give_back(self, sender: _Sender) -> None:
         """Take from a sender that is no more what it was about; the lock is held."""
-        if self._sender is not sender:
+        if sender.line.sender is not sender:
             return
-        self._sender = None
+        sender.line.sender = None
         for number in range(min(sender.out, len(sender.source))):
             sender.source[number] = sender.source[number].again
         for stale, told in sender.listing.items():
@@ -543,7 +654,7 @@ class Outgoing:
         pause = _FIRST_PAUSE
         try:
             while not (self._answers(sender) and self._send_what_waits(sender)):
-                if self._sender is not sender:
+                if sender.line.sender is not sender:
                     return  # it was taken for dead
                 sender.heard = self._now()
                 if sender.sent:
@@ -560,10 +671,10 @@ class Outgoing:
     def _answers(self, sender: _Sender) -> bool:
         # Asked first: what is published to a broker that hangs is done, each time,
         # when it goes on.
-        if sender.trips == (trips := self._trips):
+        if sender.trips == (trips := sender.line.trips):
             return True
         try:
-            self._broker.ping(self._first_room())
+            self._broker.ping(self._first_room(sender.line))
         except BrokerError as error:
             log.debug("The message broker is still away: %s", error)
         except Exception:
@@ -573,21 +684,24 @@ class Outgoing:
             return True
         return False
 
-    def _first_room(self) -> str:
+    def _first_room(self, line: _Line) -> str:
         with self._lock:
-            source = self._queue or self._telling
-            return source[0].parcel.room if source else ""
+            source = line.queue or line.telling
+            if source:
+                return source[0].parcel.room
+            return next(iter(line.stale), "")
 
     def _send_what_waits(self, sender: _Sender) -> bool:
         """Send all there is, closing the breaker; False: the broker is away again."""
-        while self._trips == sender.trips:  # else somebody has found it away
+        line = sender.line
+        while line.trips == sender.trips:  # else somebody has found it away
             items = self._next(sender)
             if items is None:
                 return True
             if not (self._send(sender, items) if items else self._list_rooms(sender)):
                 sender.trips = -1
                 return False
-            if self._telling and not self._queue:
+            if line.telling and not line.queue:
                 self._sleep(_BREATH)  # thousands of rooms shall not be in the way
         return False
 
@@ -598,29 +712,33 @@ class Outgoing:
         to be listed for that; None when all is done.
         """
         back = False
+        line = sender.line
         with self._lock:
-            if self._sender is not sender:
+            if line.sender is not sender:
                 return None  # it was taken for dead
             sender.heard = self._now()
-            if not self._queue:
-                self._queue.extend(self._take_stale())
-            if self._queue:
-                sender.source = self._queue
+            if not line.queue:
+                for item in self._take_stale(line):
+                    line.queue.append(item)
+                    self._pin(item.parcel.room, line)
+            if line.queue:
+                sender.source = line.queue
             else:
-                self._bytes = 0
-                self._open, back, self._said_away = False, self._said_away, False
-                sender.source = self._telling
+                line.bytes = 0
+                line.open, back, line.said_away = False, line.said_away, False
+                sender.source = line.telling
             items = _of_different_rooms(sender.source, sender.together)
             sender.out = len(items)
-            if not items and self._everywhere:
+            lists = line is self._home and bool(self._everywhere or self._behind)
+            if not items and lists:
                 sender.listing, self._everywhere = self._everywhere, {}
             elif not items:
-                self._sender = None
+                line.sender = None
         if back:
             log.warning("The message broker answers again; what waited has been sent")
-        return items if items or sender.listing else None
+        return items if items or lists else None
 
-    def _take_stale(self) -> list[_Waiting]:
+    def _take_stale(self, line: _Line) -> list[_Waiting]:
         found = [
             _Waiting(
                 Parcel(
@@ -629,47 +747,106 @@ class Outgoing:
                     Attempt(self._next_id()),
                 )
             )
-            for room, kinds in self._stale.items()
+            for room, kinds in line.stale.items()
         ]
-        self._stale.clear()
+        line.stale.clear()
         return found
 
     def _list_rooms(self, sender: _Sender) -> bool:
-        """Find the rooms in which kinds are stale; False: the broker is away."""
+        """Find the rooms in which kinds are stale; False: some can't be asked for."""
         # Whoever has committed goes on first, with what is to be answered; and what is
         # committed in this moment is told along.
         self._sleep(_BREATH)
         with self._lock:
-            if self._sender is not sender:
+            if sender.line.sender is not sender:
                 return True
             for one, told in self._everywhere.items():
                 sender.listing[one] = told & sender.listing.get(one, told)
             self._everywhere = {}
+            behind = dict(self._behind)
+        complete = True
+        if sender.listing:
+            complete = self._list(sender, sender.listing, None)
+        if behind:
+            # In the rooms of the parts that could not be read before, and only there.
+            parts = frozenset[int]().union(*(parts for _, parts in behind.values()))
+            stale = {one: told for one, (told, _) in behind.items()}
+            complete = self._list(sender, stale, parts) and complete
+        return complete
+
+    def _list(
+        self,
+        sender: _Sender,
+        stale: Mapping[Everywhere, frozenset[str]],
+        parts: frozenset[int] | None,
+    ) -> bool:
+        """Let kinds be told in the rooms of some parts of their list; None: of all.
+
+        Returns:
+            Whether all of them could be read. What could not waits for another time:
+            nothing that is to be told is given up.
+        """
         listed = self._now()  # whatever is told in a room from now on, is told of this
+        rooms: Iterable[str] = ()
+        left: frozenset[int] | None = None  # None: all that was asked for
+        error: Exception | None = None
         try:
-            rooms = self._broker.rooms()
-        except BrokerUnavailable as error:
-            log.log(
-                logging.DEBUG if sender.tried else logging.WARNING,
-                "Asking for the live rooms is put off: %s",
-                error,
-            )
-            sender.tried = True
-            rooms, away = [], True
-        except Exception:
-            self._metrics.count("drops_total", "refused", len(sender.listing))
-            log.exception("Asking for the live rooms failed; they are not told")
-            rooms, away = [], False
+            found = self._broker.list_rooms(parts)
+        except Exception as problem:  # noqa: BLE001
+            error = problem
         else:
-            away = False
-        found = self._parcels(sender.listing, rooms, listed)
+            rooms, left, error = found.rooms, found.left, found.error
+        if error is not None:
+            self._say_unlisted(error)
+        items = self._parcels(stale, rooms, listed)
+        lines = [self._line(item.parcel.room) for item in items]
         with self._lock:
-            if self._sender is sender:
-                for one, told in sender.listing.items() if away else ():
-                    self._add_everywhere(one, told)
-                self._telling.extend(found)
-                sender.listing = {}
-        return not away
+            if sender.line.sender is not sender:
+                return True
+            for item, line in zip(items, lines, strict=True):
+                line.telling.append(item)
+            self._put_off(stale, parts, left if rooms or parts or not left else None)
+            sender.listing = {}
+        for line in {id(line): line for line in lines}.values():
+            if line is not sender.line:
+                self._begin_sending(line)
+        return error is None
+
+    def _put_off(
+        self,
+        stale: Mapping[Everywhere, frozenset[str]],
+        parts: frozenset[int] | None,
+        left: frozenset[int] | None,
+    ) -> None:
+        """Keep what could not be told for another time; the lock is held.
+
+        Args:
+            parts: What was asked for.
+            left: What of it could not be read; None: nothing of it was.
+        """
+        for one, told in stale.items():
+            if parts is not None:
+                known, waits = self._behind.pop(one, (told, parts))
+                remain = waits if left is None else (waits - parts) | (waits & left)
+                if remain:
+                    self._behind[one] = (known, remain)
+            elif left is None:
+                self._add_everywhere(one, told)
+            elif left:
+                known, waits = self._behind.get(one, (told, frozenset()))
+                self._behind[one] = (told & known, waits | left)
+
+    def _say_unlisted(self, error: Exception) -> None:
+        now = self._now()
+        level = logging.DEBUG
+        if now - self._unlisted >= _LOG_AGAIN:
+            self._unlisted, level = now, logging.WARNING
+        log.log(
+            level,
+            "Asking for the live rooms is put off: %s",
+            error,
+            exc_info=None if isinstance(error, BrokerError) else error,
+        )
 
     def _parcels(
         self,
@@ -726,12 +903,13 @@ class Outgoing:
     def _refused(self, parcel: Parcel, error: Exception) -> None:
         self._metrics.count("drops_total", "refused", len(parcel.drafts))
         if isinstance(error, PublicationTooLarge):
+            line = self._line(parcel.room)
             with self._lock:
-                self._note_stale(parcel.room, parcel.drafts)
+                self._note_stale(line, parcel.room, parcel.drafts)
 
     def _count_sent(self, sender: _Sender, item: _Waiting) -> None:
         amount = len(item.parcel.drafts)
-        if sender.source is self._telling:
+        if sender.source is sender.line.telling:
             self._metrics.count("publications_total", "stored", amount)
         elif item.parcel.attempt.queued is not None:
             self._metrics.count("queue_sent_total", amount=amount)
@@ -739,14 +917,22 @@ class Outgoing:
     def _settle(self, sender: _Sender, kept: Sequence[_Waiting]) -> None:
         """Put what is still to be sent in the place of what was on its way."""
         with self._lock:
-            if self._sender is not sender:
+            line, source = sender.line, sender.source
+            if line.sender is not sender:
                 return
+            queued = source is line.queue
             for _ in range(sender.out):
-                self._bytes -= sender.source.popleft().size
+                item = source.popleft()
+                if queued:
+                    line.bytes -= item.size
+                    self._unpin(item.parcel.room)
             sender.sent += sender.out - len(kept)
             sender.out = 0
-            sender.source.extendleft(reversed(kept))
-            self._bytes += sum(item.size for item in kept)
+            source.extendleft(reversed(kept))
+            if queued:
+                line.bytes += sum(item.size for item in kept)
+                for item in kept:
+                    self._pin(item.parcel.room, line)
 
 
 def _of_different_rooms(waiting: deque[_Waiting], most: int) -> list[_Waiting]:

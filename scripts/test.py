@@ -27,7 +27,10 @@ ROOT = Path(__file__).parents[1]
 
 
 # Tests with real programs; the other half is all the others.
-PROGRAMS = ("tests/bench", "tests/browser", "tests/doctor", "tests/integration")
+PROGRAMS = (
+    *("tests/bench", "tests/browser", "tests/doctor", "tests/integration"),
+    "tests/security",
+)
 # Of what other packages' versions can break, the half that mostly waits; and what they
 # can't: rules without libraries, the tests' own tools, files. The programs left out
 # take longest and say little more of them, as do random programs.

@@ -17,7 +17,7 @@ from flask_livepush.errors import PublicationTooLarge
 from flask_livepush.outgoing import Outgoing
 from flask_livepush.protocol.batch import Batch
 from flask_livepush.protocol.publication import Draft, Position
-from tests.support.brokers import DEADLINE, in_front_of, spawn
+from tests.support.brokers import DEADLINE, begun, in_front_of, spawn
 from tests.support.waiting import until
 
 
@@ -39,7 +39,7 @@ def test_emit_refuses_what_is_too_large(broker: MemoryBroker) -> None:
 def test_a_change_that_is_too_large_is_told_as_its_kind_being_stale(
     broker: MemoryBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    start = broker.position("a")
+    start = begun(broker, "a")
     batch = Batch()
     for key, size in (("1", 5), ("2", 200), ("3", 300)):
         data = '"' + "y" * size + '"'
@@ -62,7 +62,7 @@ def created(room: str, key: str, data: str = "1") -> tuple[str, Draft]:
 
 def published(broker: MemoryBroker, room: str) -> list[str]:
     """Return the events that were published in a room."""
-    start = Position(broker.position(room).epoch, 0)
+    start = Position(begun(broker, room).epoch, 0)
     return [p.event for p in broker.history(room, start).publications or ()]
 
 
@@ -108,7 +108,7 @@ def test_rooms_that_a_commit_names_are_told_of_all_rooms_with_it(
     broker: MemoryBroker,
 ) -> None:
     for room in ("a", "b", "other"):
-        broker.position(room)
+        begun(broker, room)
     outgoing = in_front_of(broker)
     batch = Batch()
     batch.put(*created("a", "1"))
@@ -125,7 +125,7 @@ def test_rooms_that_know_of_one_commit_are_told_of_another_one(
 ) -> None:
     """The sender tells both together, but not those who know of the first alone."""
     for room in "abc":
-        broker.position(room)
+        begun(broker, room)
     begins: list[Callable[[], None]] = []
     outgoing = Outgoing(
         broker,
@@ -156,7 +156,7 @@ def test_an_interruption_loses_nothing_of_a_commit_and_goes_on(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Bug: the room under way and all after it were never told."""
-    broker.position("elsewhere")
+    begun(broker, "elsewhere")
     outgoing = in_front_of(broker)
     batch = Batch()
     for room in "abc":
@@ -180,7 +180,7 @@ def test_an_interruption_loses_nothing_of_a_commit_and_goes_on(
 
 def test_publishes_later_what_is_known_of_a_commit(broker: MemoryBroker) -> None:
     for room in ("a", "b", "large"):
-        broker.position(room)
+        begun(broker, room)
     begins: list[Callable[[], None]] = []
     outgoing = Outgoing(
         broker,
@@ -207,7 +207,7 @@ def test_publishing_later_never_raises(
     outgoing = in_front_of(broker)
     batch = Batch()
     batch.invalidate_everywhere("note", everywhere)
-    del outgoing._queue, outgoing._everywhere
+    del outgoing._lines, outgoing._everywhere
     batch.put(*created("a", "1"))
     with caplog.at_level(logging.ERROR):
         Emitter(outgoing).publish_later(batch)
@@ -218,7 +218,7 @@ def test_publishing_later_never_raises(
 def test_a_commit_waits_for_the_sender_where_it_may_alone(
     broker: MemoryBroker, seconds: float
 ) -> None:
-    broker.position("a")
+    begun(broker, "a")
     gate = threading.Event()
     outgoing = Outgoing(
         broker,

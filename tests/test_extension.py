@@ -179,7 +179,7 @@ def test_notifies_a_user_by_object_or_id() -> None:
 def test_invalidates_a_room_without_models() -> None:
     livepush, app = declared(), Flask("app")
     livepush.init_app(app)
-    livepush.position("chat:1")
+    history(livepush, app, "chat:1")  # somebody has joined
     livepush.invalidate("lobby")
     chat = livepush._rooms.of_pattern("chat:<int:room_id>")
     livepush.invalidate(chat)

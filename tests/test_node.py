@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from flask_livepush.brokers.memory import MemoryBroker
 from flask_livepush.errors import (
     BrokerError,
     BrokerUnavailable,
@@ -26,10 +27,14 @@ from flask_livepush.errors import (
     TooManyRooms,
     Unavailable,
 )
+from flask_livepush.hub import Hub
+from flask_livepush.node import Node
+from flask_livepush.presence.here import Presence
+from flask_livepush.presence.memory import MemoryPresence
 from flask_livepush.protocol.messages import Subscribe, Unsubscribe, Whisper
-from flask_livepush.protocol.publication import Position
-from tests.support.brokers import spawn
-from tests.support.scripted import Client, World
+from flask_livepush.protocol.publication import Draft, Position
+from tests.support.brokers import Clock, spawn
+from tests.support.scripted import Client, Recording, ScriptedDoor, World
 from tests.support.waiting import DEADLINE
 
 # What a join passes, at most; the last one is after it.
@@ -872,6 +877,121 @@ def test_a_reset_is_no_leaving_but_a_refusal_is() -> None:
     world.presence.step()
     assert world.presence._rooms == {}
     assert world.node._paces == {}
+
+
+# -- rooms that have no epoch yet ------------------------------------------------------
+
+
+class Beginning:
+    """A node on a broker in which there is nothing."""
+
+    def __init__(self) -> None:
+        self.points: list[str] = []
+        self.refuses = False
+        self.broker = MemoryBroker(size=9, ttl=300, now=Clock(), spawn=spawn)
+        self.transport = Recording()
+        self.hub = Hub(
+            self.transport,
+            max_rooms=9,
+            max_held=9,
+            opened=self.broker.subscribe,
+            closed=self.broker.unsubscribe,
+        )
+        clock = Clock()
+        self.presence = Presence(
+            MemoryPresence(now=clock),
+            relay=lambda room, step: None,
+            tell=self.hub.presence,
+            spawn=lambda work: None,
+            sleep=lambda seconds: None,
+            now=clock,
+            damping=3,
+        )
+        self.node = Node(
+            broker=self.broker,
+            hub=self.hub,
+            door=ScriptedDoor(self._at, lambda room: []),
+            presence=self.presence,
+            spawn=spawn,
+            now=clock,
+            snapshot_timeout=9,
+        )
+
+    def _at(self, point: str) -> None:
+        begun = not self.broker.position("a").epoch.startswith("none.")
+        self.points.append(f"{point} {int(begun)}")
+        if point == "admit" and self.refuses:
+            raise NotAuthorised("no")
+
+    def join(self, since: Position | None = None) -> dict[str, Any]:
+        self.node.subscribe("sid", {}, Subscribe("a", since), self.transport.ack)
+        ack: dict[str, Any] = self.transport.written["sid"][-1][1]
+        return ack
+
+
+def test_nothing_is_made_for_whoever_may_not_join() -> None:
+    """Bug: each refused join left a key for an hour, and an entry of the index."""
+    world = Beginning()
+    world.refuses = True
+    with pytest.raises(NotAuthorised):
+        world.join()
+    assert world.broker.rooms() == []
+    assert world.broker.position("a").epoch.startswith("none.")
+
+
+def test_the_epoch_begins_after_the_rule_and_before_the_snapshot() -> None:
+    world = Beginning()
+    ack = world.join()
+    assert world.points == ["is_room 0", "admit 0", "rows 1", "rows read 1", "state 1"]
+    here = world.broker.position("a")
+    assert (ack["epoch"], ack["offset"], ack["recovered"]) == (here.epoch, 0, False)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_page_from_before_the_room_had_an_epoch_recovers(count: int) -> None:
+    world = Beginning()
+    nothing = world.broker.position("a")
+    for number in range(count):
+        world.broker.publish("a", [Draft("x", str(number))])
+    ack = world.join(nothing)
+    assert ack["recovered"]
+    assert [entry["offset"] for entry in ack["publications"]] == [1, 2][:count]
+    here = world.broker.position("a")
+    assert (ack["epoch"], ack["offset"]) == (here.epoch, count)
+    assert not here.epoch.startswith("none.")
+
+
+def test_a_page_that_missed_what_all_rooms_were_told_starts_anew() -> None:
+    world = Beginning()
+    nothing = world.broker.position("a")
+    assert world.broker.rooms() == []
+    assert not world.join(nothing)["recovered"]
+
+
+@pytest.mark.parametrize("how", ["evicted", "reset"])
+def test_a_join_that_is_ended_from_outside_is_answered_and_leaves_no_presence(
+    how: str,
+) -> None:
+    """Bug: it got no answer, and its user stayed among those who are there."""
+    world: World
+
+    def at(point: str) -> None:
+        if point == "rows read":
+            if how == "evicted":
+                world.hub.evict("sid", lambda: None)
+            else:
+                found = world.hub.find("sid", "a")
+                assert found is not None
+                world.hub.reset(found)
+
+    world = World(at)
+    with pytest.raises(Unavailable):
+        world.join("sid", user="ada")
+    world.clock.now += 10
+    world.presence.step()
+    assert world.presence.users("a") == {}
+    world.settle()
+    assert world.is_empty()
 
 
 # -- rights that end -----------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flask_livepush import outgoing as outgoing_module
+from flask_livepush.brokers.base import Listed
 from flask_livepush.brokers.memory import MemoryBroker
 from flask_livepush.errors import (
     BrokerError,
@@ -25,7 +26,7 @@ from flask_livepush.protocol.publication import (
     Position,
     check_sizes,
 )
-from tests.support.brokers import Clock, spawn
+from tests.support.brokers import Clock, begun, spawn
 from tests.support.figures import meters
 
 
@@ -127,7 +128,7 @@ def row(key: str, stamp: int) -> list[Draft]:
 def data(broker: Patchy, room: str) -> list[str]:
     """Return what was published in a room."""
     broker.away = False
-    start = Position(MemoryBroker.position(broker, room).epoch, 0)
+    start = Position(begun(broker, room).epoch, 0)
     return [p.event + p.data for p in broker.history(room, start).publications or ()]
 
 
@@ -340,7 +341,7 @@ def told(broker: Patchy) -> list[list[str]]:
 def rooms(broker: Patchy) -> None:
     """Three rooms that somebody may have a position of."""
     for room in ("board:1", "board:2", "chat:1"):
-        broker.position(room)
+        begun(broker, room)
     del broker.asked[:]
 
 
@@ -473,7 +474,7 @@ def test_counts_the_rooms_that_are_told(broker: Patchy, sender: Sender) -> None:
         max_bytes=5000,
         metrics=counts,
     )
-    broker.position("board:1")
+    begun(broker, "board:1")
     outgoing.tell_everywhere([STALE])
     sender.run()
     assert total("publications_total", "stored") == 1
@@ -482,7 +483,7 @@ def test_counts_the_rooms_that_are_told(broker: Patchy, sender: Sender) -> None:
 
 def test_waits_a_moment_until_all_rooms_are_told(clock: Clock) -> None:
     broker, sender = Patchy(clock), Sender(clock)
-    broker.position("board:1")
+    begun(broker, "board:1")
     outgoing = Outgoing(
         broker, spawn=sender.spawn, sleep=sender.sleep, now=clock, max_bytes=5000
     )
@@ -709,7 +710,7 @@ def test_a_sender_that_is_killed_is_followed_by_another_one(
 ) -> None:
     """Bug: nothing that waited was ever sent, and nothing after it either."""
     broker = Interrupted(clock, done=done)
-    broker.position("board:1")
+    begun(broker, "board:1")
     outgoing = Outgoing(
         broker, spawn=sender.spawn, sleep=sender.sleep, now=clock, max_bytes=5000
     )
@@ -906,3 +907,175 @@ def test_says_whether_the_broker_answers_and_asks_it_only_while_nobody_knows() -
     work.pop()()
     assert outgoing.answers()
     assert outgoing.is_empty
+
+
+# -- several servers -------------------------------------------------------------------
+
+
+class Shards(Patchy):
+    """A broker of several servers, each with the rooms that begin with its letter."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.gone: set[str] = set()
+        #: Rooms that are somewhere else by now.
+        self.moved: dict[str, str] = {}
+
+    def shard(self, room: str) -> str | None:
+        return self.moved.get(room, room[:1]) or None
+
+    def _ask(self, what: str) -> None:
+        super()._ask(what)
+        room = what.removeprefix("ping ")
+        if room != what and room and self.shard(room) in self.gone:
+            raise BrokerUnavailable("Its server is away.")
+
+    def publish(
+        self, room: str, drafts: Sequence[Draft], *, attempt: Attempt = ONCE
+    ) -> Position:
+        if self.shard(room) in self.gone:
+            self.attempts.append((room, attempt))
+            raise BrokerUnavailable("Its server is away.")
+        return super().publish(room, drafts, attempt=attempt)
+
+    def list_rooms(self, left: frozenset[int] | None = None) -> Listed:
+        letters = {ord(room[0]) for room in self.rooms()}
+        asked = letters if left is None else left
+        away = frozenset(number for number in asked if chr(number) in self.gone)
+        found = [r for r in self.rooms() if ord(r[0]) in asked - away]
+        error = BrokerUnavailable("Its server is away.") if away else None
+        return Listed(found, away, error)
+
+
+@pytest.fixture
+def shards(clock: Clock) -> Shards:
+    return Shards(clock)
+
+
+@pytest.fixture
+def in_front(shards: Shards, sender: Sender, clock: Clock) -> Outgoing:
+    return Outgoing(
+        shards, spawn=sender.spawn, sleep=sender.sleep, now=clock, max_bytes=8000
+    )
+
+
+def test_a_server_that_is_away_delays_no_room_of_another(
+    in_front: Outgoing, shards: Shards, sender: Sender
+) -> None:
+    """Bug: all rooms of a cluster waited for the one server that was away."""
+    shards.gone = {"a"}
+    assert in_front.publish("a1", event(1)).outcome == "queued"
+    assert in_front.publish("b1", event(1)).outcome == "stored"
+    assert in_front.position("b1").offset == 1
+    with pytest.raises(BrokerUnavailable):
+        in_front.position("a1")
+    found = in_front.publish_all({"a1": event(2), "b1": event(2), "b2": event(2)})
+    outcomes = [
+        receipt.outcome if isinstance(receipt, Receipt) else receipt
+        for receipt in found.values()
+    ]
+    assert sorted(map(str, outcomes)) == ["queued", "stored", "stored"]
+    # It was asked for once, by the first.
+    assert [room for room, _ in shards.attempts].count("a1") == 1
+    assert not in_front.answers()
+    sender.on_pause = lambda: shards.gone.clear() if len(sender.pauses) > 3 else None
+    sender.run()
+    assert data(shards, "a1") == ["x1", "x2"]
+    assert data(shards, "b1") == ["x1", "x2"]
+    assert in_front.is_empty
+
+
+def test_a_commit_waits_once_for_servers_that_are_away(
+    in_front: Outgoing, shards: Shards, sender: Sender
+) -> None:
+    shards.gone = {"a", "b"}
+    found = in_front.publish_all({r: event(1) for r in ("a1", "b1", "c1")})
+    assert found == dict.fromkeys(("a1", "b1", "c1"), Receipt("queued"))
+    assert len(shards.attempts) == 1
+    # The third answers, and gets what is its in a moment.
+    sender.on_pause = shards.gone.clear
+    for run in reversed(take(sender.spawned)):
+        run()
+    assert [data(shards, room) for room in ("a1", "b1", "c1")] == [["x1"]] * 3
+
+
+def test_a_room_that_moves_keeps_its_order(
+    in_front: Outgoing, shards: Shards, sender: Sender
+) -> None:
+    shards.gone = {"a"}
+    in_front.publish("a1", event(1))
+    shards.moved = {"a1": "b"}
+    assert in_front.publish("a1", event(2)).outcome == "queued"
+    sender.run()
+    assert data(shards, "a1") == ["x1", "x2"]
+    assert in_front.publish("a1", event(3)).outcome == "stored"
+    assert in_front._pinned == {}
+
+
+def test_one_server_s_queue_leaves_room_for_the_others(
+    in_front: Outgoing, shards: Shards
+) -> None:
+    shards.gone = {"a", "b"}
+    for number in range(50):
+        in_front.publish("a1", event(number))
+    assert in_front.publish("a1", event(0)).outcome == "dropped"
+    assert in_front.publish("b1", event(0)).outcome == "queued"
+
+
+def test_what_is_stale_everywhere_reaches_those_that_answer_at_once(
+    in_front: Outgoing, shards: Shards, sender: Sender
+) -> None:
+    for room in ("a1", "b1", "c1"):
+        begun(shards, room)
+    shards.gone = {"a"}
+    in_front.tell_everywhere([Everywhere("note", lambda room: True)])
+    # The first to run has found the rooms; the others tell them, each its own.
+    told: list[list[str]] = []
+
+    def look() -> None:
+        for run in take(sender.spawned):
+            run()
+        if shards.gone:
+            told.append(data(shards, "b1") + data(shards, "c1"))
+        if len(sender.pauses) > 5:
+            shards.gone.clear()
+
+    sender.on_pause = look
+    sender.run()
+    assert told[-1] == ["note.invalidated{}"] * 2
+    # Once, however often the third was asked for.
+    assert [data(shards, room) for room in ("b1", "c1")] == [["note.invalidated{}"]] * 2
+    assert data(shards, "a1") == ["note.invalidated{}"]
+    assert in_front.is_empty
+
+
+def take(spawned: list[Callable[[], None]]) -> list[Callable[[], None]]:
+    found = list(spawned)
+    spawned.clear()
+    return found
+
+
+@pytest.mark.parametrize("problem", [BrokerError("no"), ValueError("a bug")])
+def test_what_all_rooms_are_to_be_told_is_never_given_up(
+    outgoing: Outgoing,
+    broker: Patchy,
+    sender: Sender,
+    problem: Exception,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Bug: one bad entry among the rooms, and a bulk statement was told to nobody."""
+    begun(broker, "a")
+    works = broker.rooms
+    failing = [problem] * 10
+
+    def rooms(*, patient: bool = True) -> list[str]:
+        if failing:
+            raise failing.pop()
+        return works(patient=patient)
+
+    broker.rooms = rooms  # type: ignore[method-assign]
+    outgoing.tell_everywhere([Everywhere("note", lambda room: True)])
+    with caplog.at_level(logging.WARNING):
+        sender.run()
+    assert data(broker, "a") == ["note.invalidated{}"]
+    assert caplog.text.count("put off") == 1

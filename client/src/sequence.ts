@@ -16,6 +16,14 @@ export function placeOf(seen: Position, incoming: Position): Place {
   return incoming.offset === seen.offset + 1 ? "next" : "gap";
 }
 
+/**
+ * Tell whether a position says that the room had no history then: whatever it has now
+ * follows, from its first publication on, if the server says so.
+ */
+export function isNothing(position: Position): boolean {
+  return position.epoch.startsWith("none.") && position.offset === 0;
+}
+
 /** Tell whether `seen` includes everything up to and with `other`. */
 export function includes(seen: Position, other: Position): boolean {
   return seen.epoch === other.epoch && seen.offset >= other.offset;

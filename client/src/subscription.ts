@@ -5,7 +5,7 @@
 
 import { backoff } from "./backoff.js";
 import type { Presence } from "./presence.js";
-import { placeOf } from "./sequence.js";
+import { isNothing, placeOf } from "./sequence.js";
 import type { Cancel, Surroundings } from "./surroundings.js";
 import { readAnswer, unreadable, type Answer, type Meta, type Position } from "./wire.js";
 import type { Publication, Refusal, Snapshot } from "./wire.js";
@@ -216,11 +216,14 @@ export class Subscription {
       return this.failed(answer.error);
     }
     const { position, recovered, publications, snapshot, presence } = answer;
+    // The page was rendered before the room had a history; it has begun since.
+    const begun = recovered && since !== null && isNothing(since);
     // Recovered from where, if we named no position or one of another history?
-    if (recovered && since?.epoch !== position.epoch) {
+    if (recovered && !begun && since?.epoch !== position.epoch) {
       this.stale = true;
       return this.failed(unreadable);
     }
+    if (begun) this.position = { epoch: position.epoch, offset: 0 };
     this.error = null;
     this.failures = 0;
     this.joined = this.everJoined = true;

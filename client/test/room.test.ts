@@ -168,6 +168,23 @@ test("a handler may leave its room while publications are replayed", () => {
   expect(seen).toEqual([6]);
 });
 
+test("a page from before its room had a history follows the one that began since", () => {
+  const setting = new Setting();
+  const nothing = { epoch: "none.1763000000000.ab12.t-_9", offset: 0 };
+  const room = setting.live.room("chat:1", { since: nothing });
+  const seen: number[] = [];
+  room.on("ping", (data) => seen.push(data));
+  setting.live.connect();
+  setting.socket.accept();
+  const asked = setting.next();
+  expect(asked.message).toMatchObject({ since: nothing });
+  asked.answer(recovered(1, { event: "ping", data: 1, offset: 1 }));
+  expect(seen).toEqual([1]);
+  expect(room.position).toEqual({ epoch: "e", offset: 1 });
+  setting.publish("ping", 2, 2);
+  expect(seen).toEqual([1, 2]);
+});
+
 test("left and joined again at once: one message at a time", () => {
   const setting = new Setting();
   setting.start();

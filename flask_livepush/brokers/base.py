@@ -7,11 +7,11 @@ its business.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..errors import BrokerUnavailable
+from ..errors import BrokerError, BrokerUnavailable
 from ..protocol.publication import (
     ONCE,
     Attempt,
@@ -48,10 +48,28 @@ class History:
         position: Where the room stands now.
         publications: All after the position asked for, in order, or None when one of
             them is gone or the epoch is another.
+        start: The position asked for, in the room's epoch: another one only where the
+            room had no epoch then. None where there are no publications.
     """
 
     position: Position
     publications: list[Publication] | None
+    start: Position | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An answer of :meth:`Broker.list_rooms`.
+
+    Args:
+        rooms: The names that were found.
+        left: The parts of the list that could not be read, as numbers.
+        error: Why; None: nothing is left.
+    """
+
+    rooms: Collection[str]
+    left: frozenset[int] = frozenset()
+    error: BrokerError | None = None
 
 
 class Broker(ABC):
@@ -144,10 +162,14 @@ class Broker(ABC):
 
     @abstractmethod
     def position(self, room: str, *, patient: bool = False) -> Position:
-        """Return where a room stands, beginning its epoch if it has none.
+        """Return where a room stands; nothing is made for one that has no epoch yet.
 
-        The epoch of a room that was published to is kept for at least a day longer
-        than its history, and as long as any node serves the room.
+        Such a room has a position too: "none at this time". Everything follows it of
+        an epoch that has begun since, whose history still has its first publication,
+        if all rooms were told nothing meanwhile. The epoch begins when something is
+        published, when a subscription is confirmed, or when the history is read. That
+        of a room that was published to is kept for at least a day longer than its
+        history, and as long as any node serves the room.
 
         Args:
             patient: Wait for seconds, not only for as long as a view may, and not in
@@ -156,7 +178,10 @@ class Broker(ABC):
 
     @abstractmethod
     def history(self, room: str, since: Position) -> History:
-        """Return everything after a position, or say that it can't be had."""
+        """Return everything after a position, or say that it can't be had.
+
+        The room has an epoch from then on.
+        """
 
     @abstractmethod
     def rooms(self, *, patient: bool = True) -> list[str]:
@@ -165,6 +190,24 @@ class Broker(ABC):
         Args:
             patient: Wait for seconds, not only for as long as a view may.
         """
+
+    def list_rooms(self, left: frozenset[int] | None = None) -> Listed:
+        """Return what :meth:`rooms` does, as far as it can be read, with patience.
+
+        Args:
+            left: The parts that could not be read before; None: all parts.
+        """
+        try:
+            return Listed(self.rooms())
+        except BrokerError as error:
+            return Listed((), frozenset({0}), error)
+
+    def shard(self, room: str) -> Hashable:
+        """Return which of several servers has a room, as far as is known.
+
+        What one of them does not take is no other one's business. Asks nobody.
+        """
+        return None
 
     @abstractmethod
     def subscribe(self, room: str) -> None:

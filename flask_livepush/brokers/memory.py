@@ -77,6 +77,11 @@ class MemoryBroker(Broker):
         self._changed = threading.Condition(threading.Lock())
         self._pid = os.getpid()
         self._rooms: dict[str, RoomHistory] = {}
+        # Counts what happens to the list of rooms: one is made, one that was published
+        # to is forgotten, all are listed to be told something.
+        self._turn = 0
+        self._nothing = f"none.{secrets.token_urlsafe(6)}"
+        self._listed = self._forgotten = 0
         self._wanted: set[str] = set()
         # A room, then an epoch, publications and when, or a message that is relayed.
         self._queue: deque[tuple[str, str, list[Publication] | None, float]] = deque()
@@ -123,18 +128,29 @@ class MemoryBroker(Broker):
 
     def position(self, room: str, *, patient: bool = False) -> Position:
         with self._guarded():
-            return self._room(room).position
+            if room in self._rooms:
+                return self._room(room).position
+            return Position(f"{self._nothing}.{self._turn}", 0)
 
     def history(self, room: str, since: Position) -> History:
         with self._guarded():
             history = self._room(room)
-            return History(history.position, history.since(since, self._now()))
+            start = since
+            if since.epoch.startswith(f"{self._nothing}."):
+                turn = since.epoch.removeprefix(f"{self._nothing}.")
+                lost = max(self._listed, self._forgotten)
+                if turn.isdecimal() and lost <= int(turn) < history.born:
+                    start = Position(history.epoch, since.offset)
+            found = history.since(start, self._now())
+            return History(history.position, found, None if found is None else start)
 
     def ping(self, room: str) -> None:
         """Return at once: it is in this process."""
 
     def rooms(self, *, patient: bool = True) -> list[str]:
         with self._guarded():
+            self._turn += 1
+            self._listed = self._turn
             return list(self._rooms)
 
     def subscribe(self, room: str) -> None:
@@ -182,6 +198,8 @@ class MemoryBroker(Broker):
         if history is None:
             epoch = secrets.token_urlsafe(9)
             history = RoomHistory(epoch, size=self._size, ttl=self._ttl)
+            self._turn += 1
+            history.born = self._turn
         history.used = now
         self._rooms[name] = history  # the longest unused room stands first
         if now - self._swept > self._ttl or len(self._rooms) > self._sweep_above:
@@ -200,6 +218,8 @@ class MemoryBroker(Broker):
                     del self._rooms[name]
             elif now - history.used > self._ttl + _KEEP_EPOCH:
                 del self._rooms[name]
+                self._turn += 1
+                self._forgotten = self._turn
         self._sweep_above = 2 * max(_MAX_IDLE_ROOMS, len(self._rooms))
 
     def _listen(self) -> None:

@@ -34,7 +34,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from ..errors import BrokerError, BrokerUnavailable, PublicationTooLarge
 from ..logs import logger
@@ -48,7 +48,7 @@ from ..protocol.publication import (
     Publication,
     check_sizes,
 )
-from .base import Broker, History, Listener
+from .base import Broker, History, Listed, Listener
 from .redis_format import RELAYED, published_at, read_message
 from .redis_reader import Reader
 from .redis_rooms import RedisRooms
@@ -189,9 +189,21 @@ class RedisBroker(Broker):
         return self._rooms.history(room, since)
 
     def rooms(self, *, patient: bool = True) -> list[str]:
-        found = self._rooms.names(patient=patient)
+        found = self._rooms.all_names(patient=patient)
         with self._guarded():
             return list(found.union(self._served))
+
+    def list_rooms(self, left: frozenset[int] | None = None) -> Listed:
+        found, failed = self._rooms.names(left)
+        with self._guarded():
+            if left is None:
+                found.update(self._served)
+        return Listed(found, frozenset(failed), next(iter(failed.values()), None))
+
+    def shard(self, room: str) -> Hashable:
+        if self._servers.target.kind != "cluster":
+            return None
+        return self._servers.address(self._rooms.keys.room(room).meta)
 
     def subscribe(self, room: str) -> None:
         with self._guarded():
@@ -361,6 +373,12 @@ class RedisBroker(Broker):
             batch = rooms[start : start + _BATCH]
             positions = self._rooms.positions([served.name for served in batch])
             for served, position in zip(batch, positions, strict=True):
+                if isinstance(position, BrokerUnavailable):
+                    raise position
+                if isinstance(position, BrokerError):
+                    # Of this one alone; the next check asks again.
+                    self._rooms.corrupt(f"what Redis refuses: {position}")
+                    continue
                 with served.lock:
                     if served.position is None:
                         served.position = position

@@ -73,6 +73,11 @@ class Names:
         """The keys of all parts of the index of rooms."""
         return self._index
 
+    @staticmethod
+    def mark(index: str) -> str:
+        """Return the key of what is kept beside a part of the index."""
+        return f"{index}:mark"
+
     @property
     def nodes(self) -> str:
         """The key of the nodes that give signs of life."""

@@ -10,9 +10,8 @@ import math
 import os
 import secrets
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +27,8 @@ from ..protocol.publication import (
     invalidated,
 )
 from .base import History
-from .redis_format import RELAYED, Names, read_records
+from .redis_format import INDEX_SHARDS, RELAYED, Names, read_records
+from .redis_index import AGAIN, Entry, RoomIndex, unavailable
 from .redis_servers import Command, Late, Script, Servers, WrongType
 
 log = logger(__name__)
@@ -42,12 +42,13 @@ _MAX_MESSAGE = 1024 * 1024
 _LARGE = 500
 # Seconds in which the rooms of one commit are published, whatever their number.
 _ALL_WITHIN = 3.0
-# Rooms are written into the index again after this many seconds, and stay there for
-# this much longer than their epoch.
-_INDEX_AGAIN = 3600.0
-_INDEX_SLACK = 2 * _INDEX_AGAIN
+# Rooms stay in the index for this many seconds longer than their epoch.
+_INDEX_SLACK = 2 * AGAIN
 _KEEP_EPOCH = 24 * 3600.0
-_MAX_INDEXED = 100_000
+# What scripts tell of what they have found (lua/room.lua).
+_HEALED, _CLOCK_BACK, _BEGUN = 1, 2, 4
+# Seconds between two lines of the log that say so.
+_LOG_AGAIN = 60.0
 # How much faster than Redis's clock this process's may run, or slower: twice what NTP
 # slews at most (https://docs.ntpsec.org/latest/clock.html).
 _DRIFT = 0.001
@@ -90,8 +91,14 @@ class RedisRooms:
         self._metrics = metrics
         self._publish = Script("publish.lua")
         self._read = Script("read.lua")
-        # By room: its epoch, and when it was written into the index.
-        self._indexed: dict[str, tuple[str, float]] = {}
+        self._index = RoomIndex(
+            servers,
+            self.keys,
+            keep=ttl + _KEEP_EPOCH + _INDEX_SLACK,
+            now=now,
+            corrupt=self._count_corrupt,
+        )
+        self._logged: dict[str, float] = {}
         self._sender = _Sender()
 
     def publish(self, room: str, drafts: Sequence[Draft], attempt: Attempt) -> Position:
@@ -108,8 +115,10 @@ class RedisRooms:
            anew.
         """
         parcel = Parcel(room, drafts, attempt)
-        position = self._accepted(parcel, self._accept(parcel))
-        self._indexed_at({room: position})
+        answer = self._accept(parcel)
+        begun = {room} if answer[4] & _BEGUN else set()
+        position = self._accepted(parcel, answer)
+        self._enter({room: position}, begun)
         return position
 
     def publish_all(
@@ -147,7 +156,6 @@ class RedisRooms:
             return
         turn = self._sender.turn
         try:
-            self._index([parcel.room for _, parcel in chunk])
             commands = [self._accepting(parcel, turn) for _, parcel in chunk]
             replies = self._servers.run_each(commands, late=late)
         except BrokerError as error:
@@ -165,11 +173,13 @@ class RedisRooms:
             self._sender.failed(turn)  # Redis may have some of it, or find it later
             raise
         positions: dict[str, Position] = {}
+        begun: set[str] = set()
         found = [
-            (number, self._answer(parcel, reply, turn, positions))
+            (number, self._answer(parcel, reply, turn, positions, begun))
             for (number, parcel), reply in zip(chunk, replies, strict=True)
         ]
-        self._indexed_at(positions)
+        if not any(isinstance(answer, BrokerUnavailable) for _, answer in found):
+            self._enter(positions, begun)
         yield from found
 
     def _one_by_one(
@@ -186,12 +196,18 @@ class RedisRooms:
                 return
 
     def _answer(
-        self, parcel: Parcel, reply: Any, turn: int, positions: dict[str, Position]
+        self,
+        parcel: Parcel,
+        reply: Any,
+        turn: int,
+        positions: dict[str, Position],
+        begun: set[str],
     ) -> Position | Exception:
         """Return what became of one parcel of a pipeline.
 
         Args:
             positions: Gets the room's, if there is one.
+            begun: Gets the room, if its epoch has begun with this.
         """
         try:
             if isinstance(reply, WrongType):
@@ -199,7 +215,9 @@ class RedisRooms:
                 self._remove_foreign(parcel.room)
                 reply = self._accept(parcel)
             else:
-                self._check(reply, turn)
+                self._check(reply, turn, parcel.room)
+            if reply[4] & _BEGUN:
+                begun.add(parcel.room)
             positions[parcel.room] = self._accepted(parcel, reply)
         except BrokerError as error:
             return error
@@ -237,7 +255,7 @@ class RedisRooms:
             # Also of the kind of gevent's Timeout: Redis may have it, or find it later.
             self._sender.failed(turn)
             raise
-        self._check(answer, turn)
+        self._check(answer, turn, parcel.room)
         return answer
 
     def _accepting(self, parcel: Parcel, turn: int) -> Command:
@@ -269,7 +287,7 @@ class RedisRooms:
                 args += (draft.event, draft.data, draft.kind, draft.key, draft.stamp)
         return Command(keys.meta, tuple(args), self._publish, 5)
 
-    def _check(self, reply: Any, turn: int) -> None:
+    def _check(self, reply: Any, turn: int, room: str) -> None:
         """Return if Redis has taken what was published in a turn; count what is stale.
 
         Raises:
@@ -279,15 +297,24 @@ class RedisRooms:
             self._sender.failed(turn)
         if isinstance(reply, BrokerError):
             raise reply
+        self._note(room, reply[4])
         stale = int(reply[2])
         if stale < 0:
+            if reply[5] > self._sender.turn:
+                # Not set by this process: it would refuse all that is to come.
+                self._count_corrupt()
+                self._say("A fence of this process is not its own; it is passed over")
+                self._sender.failed(int(reply[5]))
             raise BrokerUnavailable("Redis was late with a publication; it is refused.")
         if stale:
             self._metrics.count("stale_publications_dropped_total", amount=stale)
 
     def ping(self, room: str) -> None:
-        """Ask the server that has the room for a sign of life."""
-        self._servers.run([Command(self.keys.room(room).meta, ("PING",))])
+        """Ask the server that has the room for a sign of life; without one, any."""
+        if room:
+            self._servers.run([Command(self.keys.room(room).meta, ("PING",))])
+        else:
+            self._index.ping()
 
     def relay(self, room: str, message: str) -> None:
         """Send a message to whoever listens to the room; nothing is kept."""
@@ -297,88 +324,156 @@ class RedisRooms:
         self._servers.run([Command(channel, words)])
 
     def position(self, room: str, *, patient: bool = False) -> Position:
-        """Return where a room stands."""
-        position = _position(self._ask(room, self._reading(room), patient=patient))
-        self._indexed_at({room: position})
-        return position
+        """Return where a room stands; one that is none yet is not made."""
+        entry = None
+        if not self._index.knows(room):
+            # Before the room is asked: what is told to all from then on is noticed.
+            entry = self._index.enter([room], make=False).get(room)
+        answer = self._ask(room, self._reading(room, make=False), patient=patient)
+        if answer[0]:
+            position = _position(answer)
+            if self._index.moved(room, position.epoch) or (entry and not entry.was):
+                # It is not in the index. Whoever has its position shall be told.
+                self._enter({room: position})
+                answer = self._ask(
+                    room, self._reading(room, make=False), patient=patient
+                )
+            elif entry is not None:
+                self._index.entered(room, position.epoch)
+        if answer[0]:
+            return _position(answer)
+        if entry is None:
+            entry = self._index.enter([room], make=False).get(room)
+            # Once more: it may have begun before the token was given.
+            answer = self._ask(room, self._reading(room, make=False), patient=patient)
+            if answer[0]:
+                return _position(answer)
+        when, server = (text.decode() for text in answer[3])
+        token = entry.token if entry else "unknown"
+        return Position(f"none.{when}.{server}.{token}", 0)
 
     def history(self, room: str, since: Position) -> History:
         """Return everything after a position, or say that it can't be had."""
+        nothing = since.epoch.startswith(_NONE)
+        # Entered first: whatever all rooms are told from now on, this one is told too.
+        entry = None
+        if nothing or not self._index.knows(room):
+            entry = self._index.enter([room]).get(room)
         answer = self._ask(room, self._reading(room, since), patient=True)
-        position = _position(answer)
-        self._indexed_at({room: position})
-        return History(position, self._after(room, since, answer))
+        position = self._entered(room, answer, entry)
+        if position.epoch.encode() != answer[0]:
+            return History(position, None)
+        if nothing and (entry is None or not since.epoch.endswith(f".{entry.token}")):
+            return History(position, None)
+        start = Position(position.epoch, since.offset)
+        return History(position, self._after(room, start, answer), start)
 
-    def names(self, *, patient: bool = True) -> set[str]:
-        """Return the names of all rooms in the index, which is pruned."""
-        oldest = time.time() - self._ttl - _KEEP_EPOCH - _INDEX_SLACK
-        commands = [
-            command
-            for key in self.keys.indexes
-            for command in (
-                Command(key, ("ZREMRANGEBYSCORE", key, "-inf", int(oldest))),
-                Command(key, ("ZRANGE", key, 0, -1)),
-            )
-        ]
-        try:
-            replies = self._servers.run(commands, patient=patient)
-        except WrongType as error:
-            log.error("A key of the index is of another type; it is removed: %s", error)
-            self._remove(dict.fromkeys(self.keys.indexes, b"zset"))
-            self._indexed.clear()  # whoever is in it knows of no more than that
-            replies = self._servers.run(commands, patient=patient)
-        return {name.decode() for names in replies[1::2] for name in names}
+    def names(
+        self, parts: Collection[int] | None = None, *, patient: bool = True
+    ) -> tuple[set[str], dict[int, BrokerError]]:
+        """Return the names of all rooms in the index; see :meth:`RoomIndex.names`."""
+        numbers = range(INDEX_SHARDS) if parts is None else parts
+        return self._index.names(numbers, patient=patient)
 
-    def positions(self, rooms: Sequence[str]) -> list[Position]:
-        """Return where rooms stand, asked for together."""
-        try:
-            self._index(rooms)
-            commands = [self._reading(room) for room in rooms]
-            replies = self._servers.run(commands, patient=True)
-        except WrongType:
-            # One of them; asked for alone each is put right.
-            return [self.position(room) for room in rooms]
-        positions = [_position(reply) for reply in replies]
-        self._indexed_at(dict(zip(rooms, positions, strict=True)))
-        return positions
+    def all_names(self, *, patient: bool = True) -> set[str]:
+        """Return the names of all rooms in the index.
+
+        Raises:
+            BrokerUnavailable: A part of it can't be read.
+        """
+        names, failed = self.names(patient=patient)
+        error = unavailable(failed)
+        if error is not None:
+            raise error
+        return names
+
+    def positions(self, rooms: Sequence[str]) -> list[Position | BrokerError]:
+        """Return where rooms stand that are served, asked for together.
+
+        They are entered into the index, whether or not they are known to be in it.
+
+        Raises:
+            BrokerUnavailable: None of them can be had.
+        """
+        entries = self._index.enter(rooms)
+        commands = [self._reading(room) for room in rooms]
+        replies = self._servers.run_each(commands, patient=True)
+        found: list[Position | BrokerError] = []
+        for room, command, reply in zip(rooms, commands, replies, strict=True):
+            answer = reply
+            try:
+                if isinstance(reply, WrongType):
+                    answer = self._ask(room, command, patient=True)
+                if isinstance(answer, BrokerError):
+                    raise answer
+                found.append(self._entered(room, answer, entries.get(room)))
+            except BrokerError as error:
+                found.append(error)
+        if found and all(isinstance(each, BrokerUnavailable) for each in found):
+            raise next(each for each in found if isinstance(each, BrokerUnavailable))
+        return found
 
     def corrupt(self, what: str) -> None:
         """Count and log what others have put into a room's keys."""
+        self._count_corrupt()
+        log.error("In the keys of a room there is %s; it is skipped", what)
+
+    def _count_corrupt(self) -> None:
         self._counts["corrupt"] += 1
         self._metrics.count("holes_total", "corrupt")
-        log.error("In the keys of a room there is %s; it is skipped", what)
+
+    def _note(self, room: str, flags: int) -> None:
+        """Count and log what a script has put right in a room."""
+        if flags & _HEALED:
+            self._count_corrupt()
+            self._say(
+                "What Redis knows of a room is not what was written; it is put right, "
+                "and its screens read anew"
+            )
+        if flags & _CLOCK_BACK:
+            self._say(
+                "The clock of Redis has gone back; what is committed at this moment "
+                "may be told as '<kind>.invalidated'"
+            )
+
+    def _say(self, what: str) -> None:
+        """Write into the log, the same once a minute at most."""
+        now = self._now()
+        if now - self._logged.get(what, float("-inf")) >= _LOG_AGAIN:
+            self._logged[what] = now
+            log.error("%s", what)
 
     # -- asking Redis ----------------------------------------------------------------
 
-    def _reading(self, room: str, since: Position | None = None) -> Command:
+    def _reading(
+        self,
+        room: str,
+        since: Position | None = None,
+        *,
+        make: bool = True,
+        ends: str = "",
+    ) -> Command:
         keys = self.keys.room(room)
         args: tuple[str | int, ...] = (
             keys.meta,
             keys.log,
-            secrets.token_urlsafe(9),
+            secrets.token_urlsafe(9) if make else "",
             self._ttl_ms,
             since.epoch if since and since.epoch.isascii() else "",
             since.offset if since else 0,
+            ends,
         )
         return Command(keys.meta, args, self._read, 2)
 
     def _ask(self, room: str, command: Command, *, patient: bool = False) -> Any:
-        commands = [*self._indexing([room]), command]
-        replies = self._servers.run_each(commands, patient=patient)
-        wrong = [reply for reply in replies if isinstance(reply, WrongType)]
-        if wrong:
-            self.corrupt(f"a key of another type: {wrong[0]}")
+        reply = self._servers.run_each([command], patient=patient)[0]
+        if isinstance(reply, WrongType):
+            self.corrupt(f"a key of another type: {reply}")
             self._remove_foreign(room)
-            # Once more what was refused, and nothing that was done.
-            refused = [n for n, r in enumerate(replies) if isinstance(r, WrongType)]
-            again = [commands[number] for number in refused]
-            found = self._servers.run_each(again, patient=patient)
-            for number, reply in zip(refused, found, strict=True):
-                replies[number] = reply
-        for reply in replies:
-            if isinstance(reply, BrokerError):
-                raise reply
-        return replies[-1]
+            reply = self._servers.run_each([command], patient=patient)[0]
+        if isinstance(reply, BrokerError):
+            raise reply
+        return reply
 
     def _remove_foreign(self, room: str) -> None:
         keys = self.keys.room(room)
@@ -388,7 +483,6 @@ class RedisRooms:
             keys.rows: b"hash",
             keys.seen: b"zset",
             keys.fences: b"hash",
-            self.keys.index(room): b"zset",
         }
         self._remove(wanted)
 
@@ -420,53 +514,51 @@ class RedisRooms:
 
     # -- the index of rooms ----------------------------------------------------------
 
-    def _indexing(self, rooms: Iterable[str]) -> list[Command]:
-        """Return what must go before positions of the rooms are given out."""
-        by_key: dict[str, list[str | int]] = {}
-        for room in rooms:
-            known = self._indexed.get(room)
-            if known is None or self._now() - known[1] >= _INDEX_AGAIN:
-                members = by_key.setdefault(self.keys.index(room), [])
-                members += (int(time.time()), room)
-        return [
-            Command(key, ("ZADD", key, *members)) for key, members in by_key.items()
+    def _enter(
+        self, positions: Mapping[str, Position], begun: Collection[str] = ()
+    ) -> None:
+        """Write rooms into the index, where they are not known to be in it.
+
+        Args:
+            begun: Those whose epochs have begun just now, and that can't be in it.
+        """
+        rooms = [
+            room
+            for room, position in positions.items()
+            if self._index.moved(room, position.epoch) or not self._index.knows(room)
         ]
-
-    def _index(self, rooms: Iterable[str]) -> None:
-        """Write rooms into the index, where they are not known to be in it."""
-        commands = self._indexing(rooms)
-        if not commands:
-            return
         try:
-            self._servers.run(commands)
-        except WrongType as error:
-            log.error("A key of the index is of another type; it is removed: %s", error)
-            self._remove({command.key: b"zset" for command in commands})
-            self._servers.run(commands)
+            for room, entry in (self._index.enter(rooms) if rooms else {}).items():
+                epoch = positions[room].epoch
+                self._index.entered(room, epoch)
+                if not entry.was and room not in begun:
+                    self._end(room, epoch)
+        except BrokerError as error:
+            # It has been published; whoever serves the room enters it, too.
+            log.debug("Rooms were not written into the index: %s", error)
 
-    def _indexed_at(self, positions: Mapping[str, Position]) -> None:
-        """Take notice that rooms are in the index, and where they stand."""
-        moved = []
-        for room, position in positions.items():
-            known = self._indexed.get(room)
-            if known is not None and known[0] != position.epoch:
-                # Another epoch: Redis has lost something, perhaps the index.
-                moved.append(room)
-                self._indexed.pop(room, None)
-        if moved:
-            try:
-                self._index(moved)
-            except BrokerError as error:
-                log.warning("Rooms were not written into the index: %s", error)
-                positions = {r: p for r, p in positions.items() if r not in moved}
-        now = self._now()
-        for room, position in positions.items():
-            known = self._indexed.get(room)
-            if known is not None and now - known[1] < _INDEX_AGAIN:
-                continue
-            if len(self._indexed) >= _MAX_INDEXED:
-                self._indexed.clear()
-            self._indexed[room] = (position.epoch, now)
+    def _entered(self, room: str, answer: Any, entry: Entry | None) -> Position:
+        """Return where a room stands that was entered before it was asked."""
+        self._note(room, answer[4])
+        position = _position(answer)
+        if entry is None:
+            self._enter({room: position})
+            return position
+        if not entry.was and not answer[4] & _BEGUN:
+            position = self._end(room, position.epoch)
+        self._index.entered(room, position.epoch)
+        return position
+
+    def _end(self, room: str, epoch: str) -> Position:
+        """End the epoch of a room that the index has lost, unless it has just begun.
+
+        All rooms may have been told something meanwhile, which this one was not.
+        """
+        answer = self._ask(room, self._reading(room, ends=epoch), patient=True)
+        if answer[4] & _BEGUN:
+            self._count_corrupt()
+            self._say("The index of rooms has lost some; their screens read anew")
+        return _position(answer)
 
 
 def _chunks(
@@ -516,6 +608,10 @@ class _Sender:
         """Take notice that a publication of this turn was not answered."""
         with self._lock:
             self.turn = max(self.turn, turn + 1)
+
+
+# What the epoch of a room that has none begins with (lua/read.lua).
+_NONE = "none."
 
 
 def _position(answer: Any) -> Position:

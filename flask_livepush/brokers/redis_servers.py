@@ -316,11 +316,14 @@ class Servers(ABC):
         *,
         patient: bool = False,
         late: Late = _never,
+        apart: bool = False,
     ) -> list[Reply]:
         """Do what :meth:`run` does; what fails is in its place among the answers.
 
         Args:
             late: Says whether nobody may wait any longer.
+            apart: Whether servers are asked also after another one was away; else
+                nobody waits twice.
 
         Raises:
             BrokerUnavailable: The guard refuses; nothing was sent.
@@ -357,6 +360,8 @@ class Servers(ABC):
                     away = error
             for place, number in enumerate(numbers):
                 replies[number] = answers[place] if away is None else away
+            if apart:
+                away = None
         return replies
 
     def connect(self, address: Address) -> Wire:

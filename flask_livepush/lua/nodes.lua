@@ -13,5 +13,7 @@ if ARGV[1] ~= '' then
   redis.call('ZADD', KEYS[1], now - tonumber(ARGV[2]) + tonumber(ARGV[3]), ARGV[1])
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[2]))
+-- The clock has gone back, or another one has written: it would be taken for alive.
+redis.call('ZREMRANGEBYSCORE', KEYS[1], now + 3600000, '+inf')
 redis.call('PEXPIRE', KEYS[1], 10 * tonumber(ARGV[2]))
 return redis.call('ZRANGE', KEYS[1], 0, -1)

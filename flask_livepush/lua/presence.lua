@@ -18,6 +18,25 @@ local was = redis.call('HGET', here, 'version') or ''
 local joined, left, changed = {}, {}, false
 local first_left = 5 + 2 * tonumber(ARGV[4])
 
+-- What others have written here is not believed: the list begins anew, and every node
+-- that finds another version enters its users again.
+local broken = was ~= '' and not (string.match(was, '^[%w_-]+:%d+$') and #was <= 64)
+if was ~= '' and #(string.match(was, ':(%d+)$') or '') > 15 then
+  broken = true
+end
+for at = 5, #ARGV do
+  if at >= first_left or at % 2 == 1 then
+    local nodes = redis.call('HGET', here, '\0' .. ARGV[at])
+    if nodes and not string.match(nodes, '^[1-9]%d?%d?%d?%d?%d?$') then
+      broken = true
+    end
+  end
+end
+if broken then
+  redis.call('DEL', here)
+  was = ''
+end
+
 for at = 5, first_left - 1, 2 do
   local user, info = ARGV[at], ARGV[at + 1]
   local known = redis.call('HGET', here, node .. user)

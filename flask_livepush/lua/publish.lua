@@ -36,8 +36,9 @@
 --
 -- Reply: the epoch, the offset of the last publication, how many drafts were dropped as
 -- stale (-1 if nothing was taken, since the sender has published again what this may
--- be), and how old the epoch is, in milliseconds, if rows were taken for committed in it;
--- -1 if that makes no difference.
+-- be), how old the epoch is, in milliseconds, if rows were taken for committed in it (-1
+-- if that makes no difference), what is to be told of it (the flags of room.lua), and the
+-- sender's fence, if nothing was taken.
 
 local rows, seen, fences = KEYS[3], KEYS[4], KEYS[5]
 local size, max_rows, max_message = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -48,9 +49,9 @@ local sender, turn = ARGV[12], tonumber(ARGV[13])
 redis.call('LLEN', log)
 redis.call('HSET', meta, 'server', server)
 
-local fence = tonumber(redis.call('HGET', fences, sender))
+local fence = number(redis.call('HGET', fences, sender))
 if fence and turn < fence then
-  return {epoch, offset, -1, -1}
+  return {epoch, offset, -1, -1, flagged(), fence}
 end
 local age = born and now - born or -1
 if again then
@@ -58,9 +59,14 @@ if again then
   redis.call('PEXPIRE', fences, math.max(ttl, 600000))
   for _, record in ipairs(redis.call('LRANGE', log, 0, -1)) do
     if string.match(record, '^%d+ %d+ %d %S+ %d+ %d+ (%S+)\n') == id then
-      return {epoch, offset, 0, age}
+      return {epoch, offset, 0, age, flagged(), 0}
     end
   end
+end
+if flags[BEGUN] then
+  -- Whoever was here when the room had no epoch may have seen a newer version of what was
+  -- committed before that.
+  redis.call('HSET', meta, 'oldest', epoch .. ' ' .. string.format('%.0f', now - waited))
 end
 -- What is remembered of rows does not reach back to the commit: a newer version may
 -- have been published before. An epoch that begins now is nobody's yet.
@@ -69,9 +75,30 @@ if forgotten then
   age = -1
 end
 
+-- Returns a stamp that is remembered; nil: it is none, or lies a year ahead of the clock
+-- and of the version at hand, so that no version would be above it.
+local YEAR = 366 * 24 * 3600 * 1000000
+local function remembered(text, version)
+  local stamp = number(text)
+  if stamp and stamp > version + YEAR and stamp > now * 1000 + YEAR then
+    return nil
+  end
+  return stamp
+end
+
 local function raise(field, stamp)
-  local old = tonumber(redis.call('HGET', meta, field))
-  if not old or tonumber(stamp) > old then
+  local stored = redis.call('HGET', meta, field)
+  local old = remembered(stored, tonumber(stamp) or 0)
+  if stored and not old then
+    flags[HEALED] = true
+    local kind = string.match(field, '^top:(.*)$')
+    if kind then
+      -- The highest is not known: what is not above this one can't be compared.
+      redis.call('HSET', meta, 'floor:' .. kind, stamp)
+    end
+  end
+  -- What is no stamp is kept as such: whoever compares with it finds out.
+  if not old or not number(stamp) or tonumber(stamp) > old then
     redis.call('HSET', meta, field, stamp)
   end
 end
@@ -109,13 +136,20 @@ local turn = time[1] * 1000000 + time[2]
 local function judge(kind, key, stamp)
   local row = kind .. '\0' .. key
   turn = turn + 1
-  local last = tonumber(redis.call('HGET', rows, row))
+  local stored = redis.call('HGET', rows, row)
+  local last = remembered(stored, tonumber(stamp))
   if last and tonumber(stamp) <= last then
     redis.call('ZADD', seen, string.format('%.0f', turn), row)
     return false
   end
   if not last then
-    local floor = tonumber(redis.call('HGET', meta, 'floor:' .. kind))
+    local lowest = redis.call('HGET', meta, 'floor:' .. kind)
+    local floor = remembered(lowest, tonumber(stamp))
+    if lowest and not floor then
+      flags[HEALED] = true
+      redis.call('HSET', meta, 'floor:' .. kind, stamp)
+      return nil
+    end
     if floor and tonumber(stamp) <= floor then
       return nil
     end
@@ -125,6 +159,10 @@ local function judge(kind, key, stamp)
   raise('top:' .. kind, stamp)
   if redis.call('ZCARD', seen) > max_rows then
     forget(redis.call('ZRANGE', seen, 0, 0)[1])
+  end
+  if stored and not last then
+    flags[HEALED] = true
+    return nil
   end
   return true
 end
@@ -138,8 +176,8 @@ local function is_told(kind)
   if not last or string.sub(last, 1, #epoch + 1) ~= epoch .. ' ' then
     return false
   end
-  local when = tonumber(string.sub(last, #epoch + 2))
-  return when >= now - queued and when <= now
+  local when = number(string.sub(last, #epoch + 2))
+  return when and when >= now - queued and when <= now
 end
 
 local accepted, told, judged, stale = {}, {}, false, 0
@@ -179,7 +217,7 @@ end
 
 local count = #accepted
 if count == 0 then
-  return {epoch, offset, stale, age}
+  return {epoch, offset, stale, age, flagged(), 0}
 end
 
 local stamped = string.format('%.0f', now)
@@ -189,7 +227,8 @@ for i, draft in ipairs(accepted) do
   records[i] = string.format('%.0f', offset + i) .. ' ' .. stamped .. ' ' .. (i < count and 1 or 0) .. ' ' .. draft[3] .. ' ' .. #event .. ' ' .. #data .. ' ' .. (i < count and '-' or id) .. '\n' .. event .. data
 end
 
-redis.call('HSET', meta, 'offset', string.format('%.0f', offset + count))
+local last = string.format('%.0f', offset + count)
+redis.call('HSET', meta, 'offset', last, 'least', epoch .. ' ' .. last)
 redis.call('PEXPIRE', meta, keep)
 if size > 0 then
   for i = math.max(1, count - size + 1), count, 1000 do
@@ -207,4 +246,4 @@ for i = 1, count do
     first, bytes = i + 1, 0
   end
 end
-return {epoch, offset + count, stale, age}
+return {epoch, offset + count, stale, age, flagged(), 0}

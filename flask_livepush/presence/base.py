@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..errors import BrokerError
 from ..protocol.relayed import Moved, Users
 
 #: Seconds without a sign of life after which a node counts as gone.
@@ -52,7 +53,8 @@ class PresenceStore(ABC):
     A version is ``<epoch>:<number>``; the number grows by one with each change of a
     list, and a list that was lost begins another epoch. All methods may be called from
     any thread or greenlet, and take many rooms at once so that many cost one round
-    trip. Their errors are :class:`~flask_livepush.errors.BrokerError`.
+    trip. Their errors are :class:`~flask_livepush.errors.BrokerError`; what fails in
+    one room is in its place among the answers, and no other room's business.
     """
 
     @abstractmethod
@@ -65,7 +67,7 @@ class PresenceStore(ABC):
         """
 
     @abstractmethod
-    def change(self, changes: Sequence[Change]) -> list[Moved]:
+    def change(self, changes: Sequence[Change]) -> list[Moved | BrokerError]:
         """Do changes, each as one step.
 
         Returns:
@@ -74,9 +76,9 @@ class PresenceStore(ABC):
         """
 
     @abstractmethod
-    def read(self, rooms: Sequence[str]) -> list[Listing]:
+    def read(self, rooms: Sequence[str]) -> list[Listing | BrokerError]:
         """Return the lists of rooms, and keep them for longer."""
 
     @abstractmethod
-    def versions(self, rooms: Sequence[str]) -> list[str]:
+    def versions(self, rooms: Sequence[str]) -> list[str | BrokerError]:
         """Return the versions of the lists of rooms, and keep them for longer."""

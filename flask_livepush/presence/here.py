@@ -192,6 +192,8 @@ class Presence:
             BrokerError: The store does not answer.
         """
         listing = self._store.read([room])[0]
+        if isinstance(listing, BrokerError):
+            raise listing
         found = self._living(listing, self._store.beat(None) | {self.node})
         with self._guarded():
             here = self._rooms.get(room)
@@ -323,19 +325,27 @@ class Presence:
             BrokerError: The store does not answer; what was due still is.
         """
         self._tell_own()
-        if self._now() >= self._next_beat:
-            self._beat()
-        self._enter()
+        away: BrokerError | None = None
+        try:
+            if self._now() >= self._next_beat:
+                self._beat()
+        except BrokerError as error:
+            away = error  # of several servers, perhaps the one that has the nodes alone
+        away = self._enter() or away
         with self._changed:
             stale = [room for room in self._stale if room in self._rooms]
             self._stale.clear()
         try:
             self._read(stale)
+        except BrokerError as error:
+            away = error
         except BaseException:
             with self._changed:
                 self._stale.update(stale)
             raise
-        self._enter()
+        away = self._enter() or away
+        if away is not None:
+            raise away
         with self._changed:
             retires = self._retiring
         if retires:
@@ -378,13 +388,21 @@ class Presence:
                 name
                 for (name, known), version in zip(batch, found, strict=True)
                 if version != known
-            }
+            }  # also where it is not known: it is read when that can be
             with self._changed:
                 self._stale |= differing
 
-    def _enter(self) -> None:
-        """Enter who came, and take out who stayed away or was on a node that died."""
+    def _enter(self) -> BrokerError | None:
+        """Enter who came, and take out who stayed away or was on a node that died.
+
+        Returns:
+            What failed in some of the rooms, whose turn comes again.
+
+        Raises:
+            BrokerError: The store does not answer, for any of them.
+        """
         changes = self._changes()
+        failed: BrokerError | None = None
         for batch in _batches(changes):
             try:
                 steps = self._store.change(batch)
@@ -394,9 +412,18 @@ class Presence:
                     self._stale.update(change.room for change in changes)
                 raise
             for change, step in zip(batch, steps, strict=True):
+                if isinstance(step, BrokerError):
+                    failed = step
+                    with self._changed:
+                        self._dirty.add(change.room)
+                        self._stale.add(change.room)
+                    continue
                 self._entered(change)
                 if step.was != step.version:
                     self._announce(change.room, step)
+            if all(isinstance(step, BrokerError) for step in steps) and failed:
+                raise failed
+        return failed
 
     def _changes(self) -> list[Change]:
         now = self._now()
@@ -451,6 +478,9 @@ class Presence:
         for batch in _batches(rooms):
             changes = []
             for name, listing in zip(batch, self._store.read(batch), strict=True):
+                if isinstance(listing, BrokerError):
+                    remain = True
+                    continue
                 mine = listing.entries.get(self.node, {})
                 elsewhere = self._living(listing, alive)
                 moved = tuple(user for user in mine if user in elsewhere)
@@ -458,7 +488,10 @@ class Presence:
                 if moved:
                     changes.append(Change(name, self.node, left=moved))
             for change, step in zip(changes, self._store.change(changes), strict=True):
-                self._announce(change.room, step)
+                if isinstance(step, BrokerError):
+                    remain = True
+                else:
+                    self._announce(change.room, step)
         self._store.beat(self.node, lasts=max(0.0, lasts) if remain else 0.0)
 
     def _announce(self, room: str, step: Moved) -> None:
@@ -471,15 +504,29 @@ class Presence:
     # -- lists -------------------------------------------------------------------------
 
     def _read(self, rooms: Sequence[str]) -> None:
+        failed: BrokerError | None = None
         for batch in _batches(rooms):
-            listings = self._store.read(batch)
+            listings: dict[str, Listing] = {}
+            for name, answer in zip(batch, self._store.read(batch), strict=True):
+                if isinstance(answer, BrokerError):
+                    failed = answer
+                    with self._changed:
+                        self._stale.add(name)
+                else:
+                    listings[name] = answer
             alive = self._alive | {self.node}
-            if any(node not in alive for found in listings for node in found.entries):
+            if any(
+                node not in alive
+                for found in listings.values()
+                for node in found.entries
+            ):
                 # A node gives a sign of life before it enters anybody: asked after the
                 # list was read, who is not among them is gone.
                 alive = self._store.beat(None) | {self.node}
-            for name, listing in zip(batch, listings, strict=True):
+            for name, listing in listings.items():
                 self._take(name, listing, alive)
+        if failed is not None:
+            raise failed
 
     def _take(self, name: str, listing: Listing, alive: set[str]) -> None:
         with self._guarded():
@@ -528,6 +575,8 @@ def _later(version: str | None, other: str) -> bool:
         return False
     epoch, _, number = version.rpartition(":")
     other_epoch, _, other_number = other.rpartition(":")
+    if not (number.isdecimal() and other_number.isdecimal()):
+        return False  # what others have written
     return epoch == other_epoch and int(number) > int(other_number)
 
 

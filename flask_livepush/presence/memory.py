@@ -6,6 +6,7 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 
+from ..errors import BrokerError
 from ..protocol.relayed import Moved
 from .base import SILENT, Change, Listing, PresenceStore
 
@@ -47,11 +48,11 @@ class MemoryPresence(PresenceStore):
             self._beats = {n: end for n, end in self._beats.items() if now < end}
             return set(self._beats)
 
-    def change(self, changes: Sequence[Change]) -> list[Moved]:
+    def change(self, changes: Sequence[Change]) -> list[Moved | BrokerError]:
         with self._lock:
             return [self._change(change) for change in changes]
 
-    def read(self, rooms: Sequence[str]) -> list[Listing]:
+    def read(self, rooms: Sequence[str]) -> list[Listing | BrokerError]:
         with self._lock:
             found = [self._lists.get(room) for room in rooms]
             return [
@@ -64,7 +65,7 @@ class MemoryPresence(PresenceStore):
                 for a_list in found
             ]
 
-    def versions(self, rooms: Sequence[str]) -> list[str]:
+    def versions(self, rooms: Sequence[str]) -> list[str | BrokerError]:
         with self._lock:
             found = [self._lists.get(room) for room in rooms]
             return ["" if a_list is None else a_list.version for a_list in found]

@@ -5,13 +5,16 @@ It asks Redis and keeps nothing itself; ``lua/presence.lua`` says what is in a h
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import secrets
 from collections.abc import Sequence
 from typing import Any
 
 from ..brokers.redis_format import Names
 from ..brokers.redis_servers import Command, Script, Servers, WrongType
+from ..errors import BrokerError
 from ..logs import logger
 from ..protocol.relayed import Moved
 from .base import KEPT, SILENT, Change, Listing, PresenceStore
@@ -19,6 +22,7 @@ from .base import KEPT, SILENT, Change, Listing, PresenceStore
 log = logger(__name__)
 
 _KEPT_MS = math.ceil(KEPT * 1000)
+_VERSION = re.compile(r"[A-Za-z0-9_-]{1,48}:[0-9]{1,15}")
 
 
 class RedisPresence(PresenceStore):
@@ -44,12 +48,18 @@ class RedisPresence(PresenceStore):
         counts = self._silent_ms if lasts is None else math.ceil(lasts * 1000)
         args = (key, node or "", self._silent_ms, counts)
         found = self._run([Command(key, args, self._nodes, 1)], b"zset")[0]
-        return {name.decode() for name in found}
+        if isinstance(found, BrokerError):
+            raise found
+        return {name.decode(errors="replace") for name in found}
 
-    def change(self, changes: Sequence[Change]) -> list[Moved]:
+    def change(self, changes: Sequence[Change]) -> list[Moved | BrokerError]:
         replies = self._run([self._changing(change) for change in changes], b"hash")
-        moved = []
-        for change, (was, version, joined, left) in zip(changes, replies, strict=True):
+        moved: list[Moved | BrokerError] = []
+        for change, reply in zip(changes, replies, strict=True):
+            if isinstance(reply, BrokerError):
+                moved.append(reply)
+                continue
+            was, version, joined, left = reply
             users = [user.decode() for user in joined]
             moved.append(
                 Moved(
@@ -62,15 +72,15 @@ class RedisPresence(PresenceStore):
             )
         return moved
 
-    def read(self, rooms: Sequence[str]) -> list[Listing]:
+    def read(self, rooms: Sequence[str]) -> list[Listing | BrokerError]:
         keys = [self._names.room(room).here for room in rooms]
         replies = self._ask([("HGETALL", key) for key in keys], keys)
-        return [_listing(reply) for reply in replies]
+        return [r if isinstance(r, BrokerError) else _listing(r) for r in replies]
 
-    def versions(self, rooms: Sequence[str]) -> list[str]:
+    def versions(self, rooms: Sequence[str]) -> list[str | BrokerError]:
         keys = [self._names.room(room).here for room in rooms]
         replies = self._ask([("HGET", key, "version") for key in keys], keys)
-        return ["" if reply is None else reply.decode() for reply in replies]
+        return [r if isinstance(r, BrokerError) else _version(r) for r in replies]
 
     def _changing(self, change: Change) -> Command:
         key = self._names.room(change.room).here
@@ -97,16 +107,39 @@ class RedisPresence(PresenceStore):
         return self._run(commands, b"hash")[::2]
 
     def _run(self, commands: Sequence[Command], kind: bytes) -> list[Any]:
-        """Run commands; a key that others have put there is removed first."""
-        try:
-            return self._servers.run(commands, patient=True)
-        except WrongType as error:
-            log.error("A key of presence is of another type; it is removed: %s", error)
-        keys = list(dict.fromkeys(command.key for command in commands))
-        types = self._servers.run([Command(key, ("TYPE", key)) for key in keys])
+        """Run commands; a key that others have put there is removed first.
+
+        What fails is in its place among the answers: one room's list, or one of several
+        servers, is no other room's business.
+        """
+        replies = self._servers.run_each(commands, patient=True, apart=True)
+        wrong = [n for n, r in enumerate(replies) if isinstance(r, WrongType)]
+        if not wrong:
+            return replies
+        log.error("Keys of presence are of another type; they are removed")
+        keys = list(dict.fromkeys(commands[number].key for number in wrong))
+        types = self._servers.run_each([Command(key, ("TYPE", key)) for key in keys])
         foreign = [k for k, t in zip(keys, types, strict=True) if t != kind]
-        self._servers.run([Command(key, ("DEL", key)) for key in foreign])
-        return self._servers.run(commands, patient=True)
+        self._servers.run_each([Command(key, ("DEL", key)) for key in foreign])
+        again = [commands[number] for number in wrong]
+        found = self._servers.run_each(again, patient=True, apart=True)
+        for number, reply in zip(wrong, found, strict=True):
+            replies[number] = reply
+        return replies
+
+
+def _version(reply: Any) -> str:
+    """Read a version; one that is none of ours is none."""
+    text = "" if reply is None else reply.decode(errors="replace")
+    return text if _VERSION.fullmatch(text) else ""
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _listing(reply: Any) -> Listing:
@@ -117,7 +150,8 @@ def _listing(reply: Any) -> Listing:
         node, middle, user = name.decode(errors="replace").partition("\0")
         text = value.decode(errors="replace")
         if node == "version" and not middle:
-            version = text
-        elif node and middle:
+            version = _version(value)
+        elif node and middle and (not text or _is_json(text)):
+            # It goes to clients as it is.
             entries.setdefault(node, {})[user] = text
     return Listing(version, entries)

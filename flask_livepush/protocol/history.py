@@ -22,8 +22,8 @@ class RoomHistory:
         max_rows: How many rows' stamps are kept.
     """
 
-    __slots__ = ("_floors", "_kept", "_max_rows", "_size", "_stamps", "_ttl", "epoch",
-                 "offset", "stale", "used")  # fmt: skip
+    __slots__ = ("_floors", "_kept", "_max_rows", "_size", "_stamps", "_ttl", "born",
+                 "epoch", "offset", "stale", "used")  # fmt: skip
 
     def __init__(
         self, epoch: str, *, size: int, ttl: float, max_rows: int = 10_000
@@ -32,6 +32,8 @@ class RoomHistory:
         self.offset = 0
         # When the room was last read or published to, for whoever forgets rooms.
         self.used = 0.0
+        # When it began, as whoever keeps it counts.
+        self.born = 0
         # How many drafts were dropped since a newer version had been published.
         self.stale = 0
         self._size = size

@@ -27,6 +27,7 @@ from tests.support.brokers import (
     Aging,
     Clock,
     Recorder,
+    begun,
     new_prefix,
     on_redis,
 )
@@ -141,7 +142,7 @@ def together(*functions: Callable[[], None]) -> None:
 
 def test_offsets_begin_at_one_and_go_on_by_one(make: Make) -> None:
     broker, _ = make()
-    start = broker.position("a")
+    start = begun(broker, "a")
     assert start.offset == 0
     assert start.epoch
     assert len(start.epoch) <= 64
@@ -161,7 +162,7 @@ def test_offsets_begin_at_one_and_go_on_by_one(make: Make) -> None:
 def test_an_epoch_fits_into_a_header_and_an_attribute(make: Make) -> None:
     broker, _ = make()
     for number in range(50):
-        epoch = broker.position(f"room:{number}").epoch
+        epoch = begun(broker, f"room:{number}").epoch
         assert all(c.isascii() and (c.isalnum() or c in "-_.~") for c in epoch)
 
 
@@ -295,7 +296,7 @@ def test_what_is_older_than_the_memory_of_rows_is_invalidated(
     make: Make, passing: Clock | Aging
 ) -> None:
     broker, recorder = make(ttl=300)
-    start = broker.position("a")
+    start = begun(broker, "a")
     broker.publish("a", [row("1", 5), row("2", 3)])
     broker.publish("a", [row("1", 4), row("2", 2)])
     assert broker.position("a") == Position(start.epoch, 2)
@@ -316,9 +317,49 @@ def test_what_is_older_than_the_memory_of_rows_is_invalidated(
     assert recorder.batches == []
 
 
+def test_a_room_that_is_none_yet_has_a_position_too(make: Make) -> None:
+    broker, _ = make()
+    nothing = broker.position("a")
+    assert nothing.offset == 0
+    assert broker.rooms() == []
+    nothing = broker.position("a")
+    began = broker.publish("a", drafts(1, 2))
+    found = broker.history("a", nothing)
+    assert found.position == began
+    assert found.start == Position(began.epoch, 0)
+    assert [p.offset for p in found.publications or ()] == [1, 2]
+    # Somebody has joined, and nothing was published.
+    nothing = broker.position("b")
+    broker.subscribe("b")
+    broker.confirm("b")
+    found = broker.history("b", nothing)
+    assert (found.publications, found.start) == ([], found.position)
+
+
+def test_a_room_that_is_none_yet_recovers_all_or_nothing(make: Make) -> None:
+    broker, _ = make(size=2)
+    nothing = broker.position("a")
+    broker.publish("a", drafts(1, 2))
+    assert broker.history("a", nothing).publications
+    broker.publish("a", drafts(3))
+    assert broker.history("a", nothing).publications is None
+
+
+def test_what_all_rooms_were_told_is_not_told_to_one_that_was_none(make: Make) -> None:
+    """A page is rendered, a bulk statement is told everywhere, the page joins."""
+    broker, _ = make()
+    nothing = broker.position("a")
+    assert broker.rooms() == []
+    broker.subscribe("a")
+    broker.confirm("a")
+    assert broker.history("a", nothing).publications is None
+    later = broker.position("b")
+    assert broker.history("b", later).publications == []
+
+
 def test_knows_the_rooms_somebody_may_have_a_position_of(make: Make) -> None:
     broker, _ = make()
-    broker.position("read")
+    begun(broker, "read")
     broker.publish("written", drafts(1))
     broker.subscribe("served")
     assert {"read", "written", "served"} <= set(broker.rooms())
@@ -384,7 +425,7 @@ def test_one_order_everywhere_under_concurrent_publishers(make: Make) -> None:
     total = sum(answer[2] for answer in answers)
     recorder.wait(lambda: sum(len(batch[2]) for batch in recorder.batches) == total)
     for room in rooms:
-        epoch = broker.position(room).epoch
+        epoch = begun(broker, room).epoch
         delivered = [
             p for name, _, batch in recorder.batches if name == room for p in batch
         ]
@@ -416,7 +457,7 @@ def test_history_and_delivery_have_no_hole_between_them(make: Make) -> None:
     def join() -> None:
         for number in range(30):
             room = f"r{number}"
-            start = broker.position(room)
+            start = begun(broker, room)
             broker.subscribe(room)
             broker.confirm(room)
             history = broker.history(room, Position(start.epoch, 0))
@@ -455,7 +496,7 @@ def test_publishes_to_many_rooms_as_to_each(make: Make) -> None:
     for room in list(rooms)[::20]:
         broker.subscribe(room)
         broker.confirm(room)
-        starts[room] = broker.position(room)
+        starts[room] = begun(broker, room)
     before = broker.publish("r1", drafts(7))
     found = everything(broker, rooms)
     assert sorted(found) == sorted(rooms)

@@ -9,7 +9,7 @@ import pytest
 from flask_livepush.brokers import memory
 from flask_livepush.brokers.memory import MemoryBroker
 from flask_livepush.protocol.publication import Draft
-from tests.support.brokers import Clock, Recorder, spawn
+from tests.support.brokers import Clock, Recorder, begun, spawn
 
 DAY = 24 * 60 * 60
 
@@ -19,7 +19,7 @@ def test_forgets_a_room_a_day_after_its_history() -> None:
     broker = MemoryBroker(size=9, ttl=300, now=clock, spawn=spawn)
     epoch = broker.publish("a", [Draft("x", "1")]).epoch
     clock.now += DAY + 301
-    broker.position("b")
+    begun(broker, "b")
     assert broker.rooms() == ["b"]
     assert broker.position("a").epoch != epoch
 
@@ -34,7 +34,7 @@ def test_bounds_the_rooms_that_were_only_asked_for(
     kept = broker.publish("written", [Draft("x", "1")])
     served = broker.position("served")
     for number in range(1000):
-        broker.position(f"asked:{number}")
+        begun(broker, f"asked:{number}")
         assert len(broker.rooms()) <= 110
     assert broker.position("written") == kept
     assert broker.position("served") == served

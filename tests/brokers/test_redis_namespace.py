@@ -27,7 +27,7 @@ from flask_livepush.errors import BrokerError, BrokerUnavailable
 from flask_livepush.presence.base import SILENT
 from flask_livepush.presence.redis import RedisPresence
 from flask_livepush.protocol.publication import Draft
-from tests.support.brokers import Clock, Recorder, new_prefix, on_redis
+from tests.support.brokers import Clock, Recorder, begun, new_prefix, on_redis
 from tests.support.redis import redis_server, until
 
 KEYS = ("s3cret-A", "s3cret-B", "s3cret-C")
@@ -371,7 +371,7 @@ def test_who_is_refused_sends_nothing(place: Place) -> None:
             act()
     assert channel.publish("x") is False
     owner = on_redis(place.url, prefix=place.prefix)
-    assert owner.position("a").offset == 0
+    assert begun(owner, "a").offset == 0
     assert owner.rooms() == ["a"]
     owner.close()
     broker.close()

@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 
 from flask_livepush.protocol.publication import Position
-from tests.support.brokers import on_redis
+from tests.support.brokers import begun, on_redis
 from tests.support.redis import redis_url
 from tests.support.servers import ROOT
 
@@ -71,7 +71,7 @@ def test_a_process_that_ends_has_told_what_concerns_all_rooms(
 ) -> None:
     prefix = f"ends{next(_numbers)}"
     broker = on_redis(redis_url, prefix=prefix)
-    start = broker.position("notes:1")
+    start = begun(broker, "notes:1")
     finished = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(PROGRAM), redis_url, prefix, how],
         cwd=ROOT,

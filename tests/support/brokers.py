@@ -14,7 +14,7 @@ from flask_livepush.brokers.redis import RedisBroker, servers
 from flask_livepush.brokers.redis_format import Names
 from flask_livepush.brokers.redis_servers import Command
 from flask_livepush.outgoing import Outgoing
-from flask_livepush.protocol.publication import Publication
+from flask_livepush.protocol.publication import Position, Publication
 
 from .waiting import DEADLINE
 
@@ -91,6 +91,11 @@ def spawn(function: Callable[[], object]) -> None:
 def memory(**options: Any) -> Broker:
     """Make a broker inside this process."""
     return MemoryBroker(spawn=spawn, **options)
+
+
+def begun(broker: Broker, room: str) -> Position:
+    """Let a room's epoch begin, if it has none, and return where the room stands."""
+    return broker.history(room, Position("none of it", 0)).position
 
 
 def in_front_of(broker: Broker, *, max_bytes: int = 1_000_000) -> Outgoing:

@@ -35,6 +35,7 @@ from flask_livepush.outgoing import Outgoing
 from flask_livepush.protocol.encoding import encode
 from flask_livepush.protocol.publication import Position, Publication
 
+from .brokers import begun
 from .postgres import Postgres
 from .waiting import DEADLINE, until
 
@@ -152,7 +153,8 @@ class Screen:
     def read_anew(self) -> None:
         """Start from a snapshot, whose position is read before it."""
         self._wait()
-        self.position = self._livepush.position(self.room)
+        # As somebody's who has joined: the room has an epoch.
+        self.position = begun(broker_of(self._livepush), self.room)
         self.kinds = {}
         self._keys = {}
         for kind, rows in snapshot(self._livepush, self.room).items():

@@ -20,6 +20,7 @@ from flask_livepush.outgoing import Outgoing
 from flask_livepush.protocol.batch import Batch
 from flask_livepush.protocol.publication import Draft, Position
 
+from .brokers import begun as begun_room
 from .brokers import on_redis, spawn
 from .servers import announce, current_mode
 from .waiting import until
@@ -110,7 +111,7 @@ def main(url: str) -> None:
     )
     emitter = Emitter(outgoing)
     for room in "abcd":
-        broker.position(room)
+        begun_room(broker, room)
     with Redis(port=port) as client:
         client.execute_command("CLIENT", "PAUSE", int(PAUSE * 1000))
         finished = False
