@@ -18,6 +18,8 @@ from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, column_property, mapped_column, relationship
 
 from flask_livepush import ConfigError, UsageError, signals
+from flask_livepush.protocol.publication import Position
+from tests.support.brokers import begun
 from tests.support.following import (
     World,
     broker_of,
@@ -203,7 +205,7 @@ def test_invalidates_everywhere_when_a_callable_names_what_is_no_room(
     world.room("board:<int:board_id>")
     model = item(world, rooms=lambda row: row.board_id, columns=("board_id",),
                  fields=("id",))  # fmt: skip
-    position = world.livepush.position("board:1")
+    position = begun_in(world, "board:1")
     add(world, model(board_id=1))
     assert since(world, "board:1", position) == ["item.invalidated"]
     assert "Item" in caplog.text
@@ -224,7 +226,7 @@ def test_logs_a_callable_that_reads_what_it_did_not_name(
         columns=("owner",),
         fields=("id",),
     )
-    position = world.livepush.position("board:1")
+    position = begun_in(world, "board:1")
     add(world, model(board_id=1))
     assert since(world, "board:1", position) == ["item.invalidated"]
     assert "Item.board_id is not among the columns" in caplog.text
@@ -337,7 +339,7 @@ def test_leaves_a_field_out_that_raises(
     world.livepush.track(rooms=world.room("all"), fields=("id",), kind="any")(model)
     add(world, model(board_id=1, title="good"))
     log = caplog.text
-    position = world.livepush.position("board:1"), world.livepush.position("board:2")
+    position = begun_in(world, "board:1"), begun_in(world, "board:2")
     everything = world.screen("all")
     add(world, model(board_id=1, title="bad"), model(board_id=2, title="good"))
     assert log == ""
@@ -352,6 +354,11 @@ def test_leaves_a_field_out_that_raises(
     assert screen.follow() == [("item.updated", {"id": 1})]
     screen.check()
     assert [r.levelname for r in caplog.records] == ["ERROR"]
+
+
+def begun_in(world: World, room: str) -> Position:
+    """Let a room's epoch begin, as somebody's joining does."""
+    return begun(broker_of(world.livepush), room)
 
 
 def since(world: World, room: str, position: Any) -> list[str]:
@@ -369,7 +376,7 @@ def test_moves_a_row_one_of_whose_fields_raises(
     board = world.room("board:<int:board_id>")
     model = item(world, rooms=board, fields={"id": "id", "x": _fail})
     add(world, model(board_id=1, title="good"))
-    one, two = (world.livepush.position(f"board:{i}") for i in (1, 2))
+    one, two = (begun_in(world, f"board:{i}") for i in (1, 2))
     change(world, model, 1, title="bad", board_id=2)
     assert since(world, "board:1", one) == ["item.deleted"]
     assert since(world, "board:2", two) == ["item.created"]
@@ -392,8 +399,8 @@ def test_invalidates_every_room_when_rooms_or_when_raises(
     )
     model = item(world, fields=("id",), **track)
     world.livepush.track(rooms=world.room("all"), fields=("id",), kind="any")(model)
-    position = world.livepush.position("board:1")
-    everything = world.livepush.position("all")
+    position = begun_in(world, "board:1")
+    everything = begun_in(world, "all")
     add(world, model(board_id=1, title="bad"))
     assert "a bug of the application" in caplog.text
     assert "Item" in caplog.text

@@ -244,7 +244,8 @@ def test_keeps_the_view_going_when_the_broker_has_a_bug(
             session.commit()
             session.execute(sa.select(chat.Message)).all()
         until(lambda: f"{name} is broken" in caplog.text)
-        until(outgoing_of(chat.livepush).finish)
+    # What all rooms are to be told is not given up before.
+    until(outgoing_of(chat.livepush).finish)
     screen = chat.screen("chat:1")
     chat.post(1)
     assert events(screen) == [CREATED]

@@ -137,7 +137,7 @@ class Town:
                     assert joined is None or not joined["ok"]
                     socket.wait(lambda socket=socket: socket.ended is not None)
                     assert "said" not in socket.names()
-                else:
+                elif socket.answer is not None:  # else closed as it was coming in
                     assert socket.answer["code"] == 103
                 socket.close()
 

@@ -169,9 +169,10 @@ class Soak:
             self._silent.append((time.monotonic(), sock))
 
     def _open(self, raw: Raw) -> tuple[str, str]:
-        answer = raw.request(f"EIO=4&transport=polling&user={self._user()}")
-        sid = json.loads(answer.text[1:])["sid"]
-        return f"EIO=4&transport=polling&sid={sid}", sid
+        # All requests of a session bear its login, as those of clients do.
+        query = f"EIO=4&transport=polling&user={self._user()}"
+        sid = json.loads(raw.request(query).text[1:])["sid"]
+        return f"{query}&sid={sid}", sid
 
     # -- staying -----------------------------------------------------------------------
     def _turn(self) -> None:
