@@ -64,10 +64,13 @@ class LoginIds:
         Empty: the application has no secret key.
         """
         made = b"".join(_counted(p) for p in (f"livepush.{purpose}", *parts))
-        return tuple(
+        found = [
             _text(hmac.digest(_derived_key(key), made, hashlib.sha256)[:_BYTES])
             for key in secret_keys(self._app)
-        )
+        ]
+        # From a generator, it would be no tuple yet while other threads run, and fail
+        # where one of them looks at all objects there are (gc.get_objects).
+        return tuple(found)
 
     def of_credential(self, credential: str) -> tuple[str, ...]:
         """Return the ids of a token, a key or the like; with its scheme or without."""
