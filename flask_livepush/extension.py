@@ -985,6 +985,7 @@ class LivePush:
     def disconnect_user(self, user: Any) -> None:
         """Close all connections of a user, in all processes.
 
+        At once; where a transaction is open that has written, again with its commit.
         Whoever is still logged in may connect again: log the user out, change what
         ``get_id()`` returns, or deactivate the user before.
 
@@ -997,7 +998,14 @@ class LivePush:
         identity = self._identity_of("disconnect_user", user)
         state = self._app()
         if isinstance(state, _App):
-            state.logins.recheck([Recheck(user=identity, close=True)])
+            order = Recheck(user=identity, close=True)
+            state.logins.recheck([order])
+            if self._models is not None:
+                # Until the commit others see the user as it was: whoever is quick comes
+                # back meanwhile.
+                batch = Batch()
+                batch.recheck(order, whole=order)
+                self._models.defer(batch, wait=False)
 
     def _identity_of(self, verb: str, user: Any) -> str:
         identity = self._identities.named(user)

@@ -43,6 +43,9 @@ class Identities:
         found = _unwrapped(user)
         if found is None or not getattr(found, "is_authenticated", True):
             return None
+        return self._identity(found)
+
+    def _identity(self, found: Any) -> str | None:
         hook = self.hook
         if hook is None or self._tells:
             return self._default(found)
@@ -68,10 +71,16 @@ class Identities:
         )
 
     def named(self, user_or_id: Any) -> str | None:
-        """Return the id of a user, given the user or its id."""
+        """Return the id of a user, given the user or its id.
+
+        Of one who is deactivated too: mostly those are to be disconnected.
+        """
         if isinstance(user_or_id, (str, int, UUID)):
             return self._written(user_or_id)
-        return self.of(user_or_id)
+        found = _unwrapped(user_or_id)
+        if found is None or getattr(found, "is_anonymous", False):
+            return None
+        return self._identity(found)
 
     def info(self, user: Any) -> str:
         """Return what others may know of a user, as JSON text; empty: nothing.

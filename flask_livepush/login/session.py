@@ -227,7 +227,12 @@ class LoginSessions:
         name = getattr(manager, "id_attribute", "get_id")
         user = g.get("_login_user")
         key = peek(session, _USER)
-        return user is not None and key is not None and key == getattr(user, name)()
+        if user is None or key is None:
+            return False
+        try:
+            return bool(key == getattr(user, name)())
+        except Exception:  # noqa: BLE001 - a request loader's user may have no such id
+            return False
 
     # -- the request -------------------------------------------------------------------
 

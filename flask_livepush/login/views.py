@@ -15,7 +15,7 @@ from werkzeug.datastructures import MultiDict
 from ..errors import NotAuthorised, UsageError
 from . import credentials
 from .handshakes import Handshakes
-from .ids import LoginIds
+from .ids import LoginIds, secret_keys
 from .session import LoginSessions, is_authenticated
 from .tickets import LIFETIME, Tickets
 
@@ -87,6 +87,8 @@ class LoginViews:
         if not is_authenticated(user):
             return _refused()
         manager: Any = self._app.login_manager  # type: ignore[attr-defined]
+        if not secret_keys(self._app):
+            raise UsageError("A ticket is signed: set SECRET_KEY to a random text.")
         if not self._handshakes.can_load:
             raise UsageError(
                 "A ticket needs what loads its user by an id: decorate a function with "

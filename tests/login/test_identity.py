@@ -141,8 +141,17 @@ def test_is_written_as_the_rooms_name_has_it() -> None:
         assert own_rooms().name({"user_id": value}) == f"user:{text}"
         assert identities.of(Plain(id=value)) == text
     assert identities.named(Plain(id=7)) == "7"
-    for value in ("", "/x", "x" * 200, None, Plain(is_authenticated=False, id=7)):
+    nobody = Plain(is_authenticated=False, is_anonymous=True, id=7)
+    for value in ("", "/x", "x" * 200, None, nobody):
         assert identities.named(value) is None
+
+
+def test_a_deactivated_user_has_a_name_and_is_nobody() -> None:
+    """Bug: whoever was just deactivated could not be disconnected."""
+    identities = Identities(own_rooms())
+    user = Plain(is_authenticated=False, is_anonymous=False, id=7)
+    assert identities.named(user) == "7"
+    assert identities.of(user) is None
 
 
 def test_the_application_may_say_another() -> None:

@@ -503,3 +503,18 @@ def test_the_session_says_whose_it_is_by_the_hook_of_now() -> None:
     assert ada.get("/run/current").text == "1 user-1"
     assert ada.get("/run/current").text == "user-1 user-1"
     assert site.logins.told == []
+
+
+def test_a_user_whose_get_id_raises_does_not_fail_the_view() -> None:
+    """Bug: whose session is another's than the request loader's user got a 500."""
+    site = Site()
+    client = site.client("t1")
+
+    class Odd(User):
+        def get_id(self) -> str:
+            raise NotImplementedError
+
+    del site.users["t1"]
+    site.manager.request_loader(lambda asked: Odd(9, ""))
+    site.views["current"] = site.sessions.current
+    assert client.get("/run/current").text == "9"

@@ -224,6 +224,15 @@ def test_a_credential_needs_a_secret_key() -> None:
         site.livepush.end_login("abc")
 
 
+def test_a_ticket_needs_a_secret_key() -> None:
+    """Bug: without one, asking for a ticket failed with an IndexError."""
+    site = Site()
+    site.app.secret_key = None
+    site.app.login_manager.request_loader(lambda asked: site.users["t1"])  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match="SECRET_KEY"):
+        site.app.test_client().get("/livepush/ticket")
+
+
 def test_a_user_is_disconnected_by_id() -> None:
     site = Site()
     orders: list[Any] = []
