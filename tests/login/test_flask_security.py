@@ -129,7 +129,8 @@ def test_its_session_opens_the_rooms_of_its_roles(site: Site) -> None:
 def test_its_logout_ends_the_socket_of_that_browser_alone(site: Site) -> None:
     browser, other = site.browser(), site.browser()
     socket, stays = site.socket(browser), site.socket(other)
-    assert socket.is_connected() and stays.is_connected()
+    assert socket.is_connected()
+    assert stays.is_connected()
     browser.post("/logout", json={})
     until(lambda: not socket.is_connected())
     assert [told["name"] for told in socket.queue] == ["livepush.ended"]
