@@ -1,6 +1,6 @@
 """Run every test, the server's and the client's, and sum up both: ``make test``.
 
-The server's are run in two halves at once, as those with real programs mostly wait.
+The server's are run in three parts at once, as those with real programs mostly wait.
 ``--server`` leaves the client's out; ``--part`` besides all of the server's that say
 nothing more of other packages' versions (scripts/versions.py). Other arguments go to
 pytest, which then is run once. In CI (``CI`` is set) a skipped test of the client is a
@@ -26,12 +26,12 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[1]
 
 
-# Tests with real programs; the other half is all the others.
+# Tests with real programs, in two parts; the third is all the others.
 PROGRAMS = (
-    *("tests/bench", "tests/browser", "tests/doctor", "tests/integration"),
-    "tests/security",
+    ("tests/bench", "tests/browser", "tests/doctor", "tests/security"),
+    ("tests/integration",),
 )
-# Of what other packages' versions can break, the half that mostly waits; and what they
+# Of what other packages' versions can break, the part that mostly waits; and what they
 # can't: rules without libraries, the tests' own tools, files. The programs left out
 # take longest and say little more of them, as do random programs.
 PART = (
@@ -85,22 +85,23 @@ def run_pytest(
 ) -> tuple[int, list[Path]]:
     """Run the server's tests; return the exit status, and where the reports are.
 
-    What the second half prints comes when the first has ended.
+    What a part prints comes when those before it have ended.
     """
+    programs = [path for part in PROGRAMS for path in part]
     if arguments:
-        halves = [arguments]
+        parts = [arguments]
+    elif in_part:
+        others = _ignoring([*PART, *programs, *NOT_PART])
+        parts = [[*PART, *_ignoring(NOT_PART)], ["tests", *others]]
     else:
-        half = PART if in_part else PROGRAMS
-        left_out = [*PROGRAMS, *NOT_PART] if in_part else []
-        halves = [
-            [*half, *_ignoring(NOT_PART if in_part else ())],
-            ["tests", *_ignoring([*half, *left_out]), "-p", "no:cacheprovider"],
-        ]
-    reports = [Path(directory, f"pytest-{n}.xml") for n in range(len(halves))]
+        parts = [*map(list, PROGRAMS), ["tests", *_ignoring(programs)]]
+    for part in parts[1:]:
+        part += ["-p", "no:cacheprovider"]  # the cache is the first one's
+    reports = [Path(directory, f"pytest-{n}.xml") for n in range(len(parts))]
     statuses = run(
         *(
-            [sys.executable, "-m", "pytest", f"--junit-xml={report}", *half]
-            for report, half in zip(reports, halves, strict=True)
+            [sys.executable, "-m", "pytest", f"--junit-xml={report}", *part]
+            for report, part in zip(reports, parts, strict=True)
         )
     )
     return next(filter(None, statuses), 0), reports
