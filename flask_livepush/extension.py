@@ -347,6 +347,7 @@ class LivePush:
             fanout=fanout,
             outlet=link.outlet,
             spawn=link.spawn,
+            spawn_first=link.spawn_first,
             spawn_answers=link.spawn_answers,
             connections=registry,
             bearing=bearer,

@@ -39,6 +39,7 @@ class Link:
     Args:
         outlet: Where frames go.
         spawn: Runs what connections send.
+        spawn_first: Runs what they begin with, which waits for nothing of the former.
         spawn_answers: Runs what they answer to calls of the server: a handler, which
             ``spawn`` runs, may be waiting for it.
         evict_by: Says by what function connections that lose publications are told.
@@ -50,6 +51,7 @@ class Link:
 
     outlet: Outlet
     spawn: Spawn
+    spawn_first: Spawn
     spawn_answers: Spawn
     evict_by: Callable[[Evict], None]
     every: Callable[[float, Callable[[], None]], None]
@@ -82,6 +84,7 @@ def link(
         StockGuard(server.eio, metrics)
         return Link(
             StockOutlet(server),
+            background,
             background,
             background,
             evict_by=lambda evict: None,
@@ -123,13 +126,15 @@ def link(
 
         engine.on_full(full)
 
-    spawn = spawn_answers = background
+    spawn = spawn_first = spawn_answers = background
     if server.async_mode == "threading":
-        spawn = Workers(settings.handler_threads, "livepush-handler").run
+        handlers = Workers(settings.handler_threads, "livepush-handler", lanes=2)
+        spawn, spawn_first = handlers.run, partial(handlers.run, lane=1)
         spawn_answers = Workers(1, "livepush-answers").run
     return Link(
         outlet,
         spawn,
+        spawn_first,
         spawn_answers,
         evict_by=evict_by,
         every=engine.every,

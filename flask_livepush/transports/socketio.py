@@ -15,12 +15,12 @@ import engineio
 import socketio
 
 from ..connections import Connection, Connections
-from ..errors import BadMessage, ClientError, Unavailable
-from ..login.caller import Handshake
+from ..errors import BadMessage, ClientError
 from ..logs import logger
 from ..metrics import OFF, Metrics
 from ..node import Node
 from ..protocol import messages
+from .admission import Admission
 from .bearing import CLOSED, NOTHING, Bearing, is_websocket
 from .fanout import NAMESPACE, Fanout, Outlet
 from .farewell import Farewell
@@ -49,6 +49,7 @@ class Events:
         fanout: Encodes acks.
         outlet: Learns of connections.
         spawn: Runs what connections send in the background.
+        spawn_first: The same for what they begin with, which must not wait for that.
         spawn_answers: The same for what they answer, for which that may be waiting.
         connections: Asked before a connection to the default namespace is accepted;
             keeps those that are, and says when one ends.
@@ -69,6 +70,7 @@ class Events:
         fanout: Fanout,
         outlet: Outlet,
         spawn: Spawn,
+        spawn_first: Spawn,
         spawn_answers: Spawn,
         connections: Connections,
         bearing: Bearing = NOTHING,
@@ -92,7 +94,7 @@ class Events:
         # stock limit, which is the process's, loses them all. Bytes are limited anyway.
         payload = engineio.payload.Payload
         payload.max_decode_packets = max(payload.max_decode_packets, max_pending)
-        self._mailboxes = Mailboxes(spawn, limit=max_pending)
+        self._mailboxes = Mailboxes(spawn, limit=max_pending, spawn_first=spawn_first)
         self._answers = Mailboxes(spawn_answers, limit=max_pending)
         self._handle_event = server._handle_event
         self._trigger_event = server._trigger_event
@@ -103,7 +105,9 @@ class Events:
         self._ended: set[str] = set()
         self._on_connect = server.eio.handlers["connect"]
         self._on_disconnect = server.eio.handlers["disconnect"]
-        self._handle_connect = server._handle_connect
+        self._admission = Admission(
+            server, outlet=outlet, connections=connections, metrics=metrics
+        )
         self._handle_message = server.eio.handlers["message"]
         # An application's own handler may be given anything.
         check = _check_auth if in_order else _check_depth
@@ -144,35 +148,16 @@ class Events:
             if check is not None:
                 check(args[-1])
             task = partial(self._handle_in_turn, handler, eio_sid, *args)
-            asks_nobody = handler == self.handle_connect and self._asks_nobody(
-                eio_sid, *args
-            )
+            first = handler == self.handle_connect
+            asks_nobody = first and self._admission.asks_nobody(eio_sid, *args)
             if asks_nobody and boxes.enter(eio_sid, task):
                 return
-            if not boxes.put(eio_sid, task):
+            if not boxes.put(eio_sid, task, first=first):
                 log.warning("A client sends faster than it is served; it is closed")
                 self._metrics.count("drops_total", "too_fast")
                 self._close(eio_sid)
 
         return handle
-
-    def _asks_nobody(self, eio_sid: str, namespace: str | None, data: Any) -> bool:
-        """Say whether a CONNECT runs no code of the application, and so waits for none.
-
-        A turn of another thread would take longer than it does.
-        """
-        server = self._server
-        environ = server.environ.get(eio_sid)
-        return (
-            environ is not None
-            and namespace in (None, NAMESPACE)
-            and self._connections.asks_nobody(Handshake(environ, data or None))
-            and not any(
-                name in server.namespace_handlers
-                or "connect" in server.handlers.get(name, ())
-                for name in (NAMESPACE, "*")
-            )
-        )
 
     def _handle_in_turn(
         self, handler: Callable[..., Any], eio_sid: str, *args: Any
@@ -257,34 +242,7 @@ class Events:
 
     def handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:
         """Take a CONNECT to a namespace, in the connection's mailbox."""
-        server, manager = self._server, self._server.manager
-        name = namespace or NAMESPACE
-        if manager.sid_from_eio_sid(eio_sid, name) is not None:
-            log.debug("A client connected to a namespace again; it was ignored")
-        elif not (
-            name in server.handlers
-            or name in server.namespace_handlers
-            or server.namespaces == "*"
-            or name in server.namespaces
-        ):
-            # The server would answer with a text; the protocol has an object.
-            error = {"message": "Invalid namespace"}
-            kind = socketio.packet.CONNECT_ERROR
-            packet = server.packet_class(kind, data=error, namespace=name)
-            server._send_packet(eio_sid, packet)
-        else:
-            try:
-                self._handle_connect(eio_sid, namespace, data)
-            except BaseException:
-                # The server would keep for ever who has neither come nor been refused.
-                sid = manager.sid_from_eio_sid(eio_sid, name)
-                if sid is not None:
-                    self._connections.left(sid)
-                    manager.disconnect(sid, name, ignore_queue=True)
-                raise
-            connection = server.eio.sockets.get(eio_sid)
-            if connection is not None and manager.sid_from_eio_sid(eio_sid, name):
-                connection.entered = True
+        self._admission.connect(eio_sid, namespace, data)
 
     def handle_event(
         self, eio_sid: str, namespace: str | None, number: int | None, data: Any
@@ -322,17 +280,14 @@ class Events:
             log.debug("An ack without arguments was dropped")
 
     def trigger_event(self, event: str, namespace: str, *args: Any) -> Any:
-        """Look at connects and disconnects before the application's handlers do."""
+        """Look at disconnects before the application's handlers do."""
+        if event != "disconnect":
+            return self._trigger_event(event, namespace, *args)
         if namespace == NAMESPACE:
-            if event == "connect":
-                return self._connect(*args)
-            if event == "disconnect":
-                self._connections.left(args[0])
-                self._node.disconnect(args[0])
-                self._outlet.closed(args[0])
-        if event == "disconnect":
-            return self._disconnect(namespace, *args)
-        return self._trigger_event(event, namespace, *args)
+            self._connections.left(args[0])
+            self._node.disconnect(args[0])
+            self._outlet.closed(args[0])
+        return self._disconnect(namespace, *args)
 
     def _disconnect(self, namespace: str, *args: Any) -> Any:
         """Tell the application; the server must go on and forget the connection."""
@@ -342,21 +297,6 @@ class Events:
             log.exception("A handler of disconnects failed")
             return None
 
-    def _connect(self, sid: str, environ: dict[str, Any], *auth: Any) -> Any:
-        """Ask whose it is, then the application's handler; keep who is let in."""
-        eio_sid = self._server.manager.eio_sid_from_sid(sid, NAMESPACE)
-        handshake = Handshake(environ, (auth[0] or None) if auth else None)
-        self._enter(sid, eio_sid, handshake)
-        answer = False
-        try:
-            answer = self._trigger_event("connect", NAMESPACE, sid, environ, *auth)
-        finally:
-            if answer is False:
-                self._connections.left(sid)
-        if answer is not False:
-            self._outlet.opened(sid, eio_sid)
-        return answer
-
     @property
     def untold(self) -> int:
         """How many connections have not been told to the application as gone."""
@@ -365,31 +305,6 @@ class Events:
     def _number(self, upgraded: bool) -> int:
         connections = list(self._server.eio.sockets.values())
         return sum(c.upgraded == upgraded for c in connections if not c.closed)
-
-    def _enter(self, sid: str, eio_sid: str, handshake: Handshake) -> None:
-        outcome = "refused"
-        try:
-            self._connections.enter(sid, eio_sid, handshake)
-            outcome = "accepted"
-        except ClientError as error:
-            raise self._refused(error) from None
-        except Exception:
-            log.exception("Loading the user of a connection failed; it is refused")
-            failed = Unavailable("The server failed; try again later.")
-            raise self._refused(failed) from None
-        finally:
-            self._metrics.count("connects_total", outcome)
-
-    def _refused(self, error: ClientError) -> Exception:
-        self._metrics.count("refusals_total", str(error.code))
-        data = {
-            "code": error.code,
-            "message": error.message,
-            "temporary": error.temporary,
-        }
-        return socketio.exceptions.ConnectionRefusedError(  # type: ignore[no-any-return]
-            error.message, data
-        )
 
     # -- ends --------------------------------------------------------------------------
     def end(self, connection: Connection, error: ClientError) -> None:

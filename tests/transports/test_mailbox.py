@@ -49,6 +49,42 @@ def test_keeps_the_order_of_each_connection_and_starts_one_runner_for_it() -> No
     assert it.boxes._queues == {}
 
 
+def test_each_connection_has_a_turn_before_one_has_the_next() -> None:
+    """Bug: one that sent much was served to the end, and all others waited."""
+    it = Boxes()
+    for number in range(3):
+        it.put("much", number)
+    it.put("a", "a")
+    it.put("b", "b")
+    it.run()
+    assert it.done == [0, "a", "b", 1, 2]
+
+
+def test_what_begins_a_connection_has_a_lane_of_its_own() -> None:
+    first: list[Callable[[], object]] = []
+    it = Boxes()
+    it.boxes = Mailboxes(it.spawn, limit=100, spawn_first=first.append)
+    assert it.boxes.put("a", lambda: it.done.append("connect"), first=True)
+    assert it.put("a", "join")
+    assert not it.started
+    first.pop()()
+    assert it.done == ["connect"]
+    assert not first
+    it.run()
+    assert it.done == ["connect", "join"]
+
+
+def test_goes_on_in_the_same_thread_when_no_other_can_be_started() -> None:
+    it = Boxes()
+    for number in range(3):
+        it.put("a", number)
+    turn = it.started.popleft()
+    it.fail = True
+    turn()
+    assert it.done == [0, 1, 2]
+    assert it.boxes._queues == {}
+
+
 def test_what_comes_while_a_task_runs_waits_for_it() -> None:
     it = Boxes()
 
@@ -67,7 +103,7 @@ def test_refuses_what_is_too_much_and_takes_more_later() -> None:
     assert [it.put("a", n) for n in range(4)] == [True, True, False, False]
     assert it.put("b", "b")
     it.run()
-    assert it.done == [0, 1, "b"]
+    assert it.done == [0, "b", 1]
     assert it.put("a", 4)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 
@@ -21,28 +22,36 @@ Task = Callable[[], object]
 class Workers:
     """Threads that start when they are needed, up to a number, and stay.
 
-    What waits is bounded by whoever hands it in: a connection's mailbox hands in one
-    task at a time.
+    With two lanes, some threads are always free of the tasks of either: those of one
+    can't keep the other waiting, whatever they wait for themselves. What waits is
+    bounded by whoever hands it in: a connection's mailbox hands in one task at a time.
 
     Args:
-        count: How many threads there may be.
+        count: How many threads there may be; two lanes have one each at the least.
         name: What their names begin with.
+        lanes: 1 or 2.
     """
 
-    def __init__(self, count: int, name: str) -> None:
-        self._count = count
+    def __init__(self, count: int, name: str, *, lanes: int = 1) -> None:
+        self._count = max(count, lanes)
         self._name = name
+        # How many tasks of one lane may have a thread, or be the next to get one.
+        spared = max(1, self._count // 4) if lanes > 1 else 0
+        self._most = self._count - spared
+        self._lanes = lanes
         self._begin()
 
     def _begin(self) -> None:
-        self._tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
-        # Guards the two numbers: of threads, and of tasks that wait or run.
+        self._tasks: queue.SimpleQueue[tuple[Task, int]] = queue.SimpleQueue()
+        # Guards the following: the number of threads; of each lane, how many tasks
+        # were given to them and are not done, and which wait for that.
         self._lock = threading.Lock()
         self._threads = 0
-        self._undone = 0
+        self._given = [0] * self._lanes
+        self._waiting: list[deque[Task]] = [deque() for _ in self._given]
         self._pid = os.getpid()
 
-    def run(self, task: Task) -> None:
+    def run(self, task: Task, lane: int = 0) -> None:
         """Let a task be run by the first thread that is free.
 
         Raises:
@@ -51,12 +60,18 @@ class Workers:
         if self._pid != os.getpid():
             self._begin()  # threads do not survive a fork
         with self._lock:
+            if self._given[lane] >= self._most:
+                self._waiting[lane].append(task)
+                return
             # A task never waits for another while there may be one more thread: the
             # other may be waiting for what this one does.
-            if self._undone >= self._threads and self._threads < self._count:
+            if sum(self._given) >= self._threads and self._threads < self._count:
                 self._start()
-            self._undone += 1
-            self._tasks.put(task)
+            self._give(task, lane)
+
+    def _give(self, task: Task, lane: int) -> None:
+        self._given[lane] += 1
+        self._tasks.put((task, lane))
 
     def _start(self) -> None:
         thread = threading.Thread(
@@ -72,7 +87,7 @@ class Workers:
 
     def _work(self) -> None:
         while True:
-            task = self._tasks.get()
+            task, lane = self._tasks.get()
             try:
                 # In no task's, nor in that of whoever started this thread: libraries
                 # let threads begin with a copy of it.
@@ -82,4 +97,6 @@ class Workers:
                 log.exception("A task failed")
             del task
             with self._lock:
-                self._undone -= 1
+                self._given[lane] -= 1
+                if self._waiting[lane]:
+                    self._give(self._waiting[lane].popleft(), lane)

@@ -44,6 +44,36 @@ def test_as_many_run_at_once_as_there_may_be_threads() -> None:
     assert workers._threads == 3
 
 
+@pytest.mark.parametrize(("count", "spared"), [(1, 1), (2, 1), (8, 2)])
+@pytest.mark.parametrize("lane", [0, 1])
+def test_tasks_of_one_lane_never_have_all_threads(
+    count: int, spared: int, lane: int
+) -> None:
+    """Bug: joins that waited for a Redis that hung kept everybody from connecting."""
+    workers = Workers(count, "lanes", lanes=2)
+    go_on, done = threading.Event(), threading.Semaphore(0)
+
+    def hang() -> None:
+        go_on.wait(DEADLINE)
+        done.release()
+
+    for _ in range(100):
+        workers.run(hang, lane)
+    others = [threading.Event() for _ in range(20)]
+    for other in others:
+        workers.run(other.set, 1 - lane)
+    for other in others:
+        assert other.wait(DEADLINE)
+    together = threading.Barrier(spared + 1)
+    for _ in range(spared):
+        workers.run(lambda: together.wait(DEADLINE), 1 - lane)
+    together.wait(DEADLINE)
+    go_on.set()
+    for _ in range(100):
+        assert done.acquire(timeout=DEADLINE)
+    assert workers._threads <= max(count, 2)
+
+
 def test_a_task_that_fails_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
     workers = Workers(1, "one")
     ended = threading.Event()
