@@ -1,6 +1,6 @@
 """Run every test, the server's and the client's, and sum up both: ``make test``.
 
-The server's are run in three parts at once, as those with real programs mostly wait.
+The server's are run in several parts at once, as most of them mostly wait.
 ``--server`` leaves the client's out; ``--part`` besides all of the server's that say
 nothing more of other packages' versions (scripts/versions.py). Other arguments go to
 pytest, which then is run once. In CI (``CI`` is set) a skipped test of the client is a
@@ -26,19 +26,22 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).parents[1]
 
 
-# Tests with real programs, in two parts; the third is all the others.
-PROGRAMS = (
+# Parts that take about as long as each other; the last is all the others. The first two
+# are the tests with real programs.
+PARTS = (
     ("tests/bench", "tests/browser", "tests/doctor", "tests/security"),
     ("tests/integration",),
+    ("tests/brokers", "tests/capture", "tests/presence"),
 )
-# Of what other packages' versions can break, the part that mostly waits; and what they
-# can't: rules without libraries, the tests' own tools, files. The programs left out
-# take longest and say little more of them, as do random programs.
-PART = (
-    *("tests/integration/test_modes.py", "tests/presence"),
-    *("tests/transports", "tests/capture"),
+PROGRAMS = (*PARTS[0], *PARTS[1])
+# Of what other packages' versions can break, in parts; and what they can't: rules
+# without libraries, the tests' own tools, files. The programs left out take longest and
+# say little more of them, as do random programs.
+LOWEST = (
+    ("tests/capture",),
+    ("tests/integration/test_modes.py", "tests/presence", "tests/transports"),
 )
-NOT_PART = (
+NOT_LOWEST = (
     # redis-py 5.0 leaves sockets of failed connections to the garbage collector, whose
     # warnings would fail whichever test is running then.
     "tests/brokers",
@@ -87,14 +90,14 @@ def run_pytest(
 
     What a part prints comes when those before it have ended.
     """
-    programs = [path for part in PROGRAMS for path in part]
     if arguments:
         parts = [arguments]
-    elif in_part:
-        others = _ignoring([*PART, *programs, *NOT_PART])
-        parts = [[*PART, *_ignoring(NOT_PART)], ["tests", *others]]
     else:
-        parts = [*map(list, PROGRAMS), ["tests", *_ignoring(programs)]]
+        given = LOWEST if in_part else PARTS
+        left_out = (*PROGRAMS, *NOT_LOWEST) if in_part else ()
+        paths = [path for part in given for path in part]
+        parts = [[*part, *_ignoring(left_out, part)] for part in given]
+        parts += [["tests", *_ignoring((*paths, *left_out))]]
     for part in parts[1:]:
         part += ["-p", "no:cacheprovider"]  # the cache is the first one's
     reports = [Path(directory, f"pytest-{n}.xml") for n in range(len(parts))]
@@ -107,8 +110,10 @@ def run_pytest(
     return next(filter(None, statuses), 0), reports
 
 
-def _ignoring(paths: Sequence[str]) -> list[str]:
-    return [f"--ignore={path}" for path in paths]
+def _ignoring(paths: Sequence[str], within: Sequence[str] | None = None) -> list[str]:
+    """Return pytest's options that leave paths out, of some folders or of all."""
+    inside = [f"{folder}/" for folder in within] if within is not None else [""]
+    return [f"--ignore={path}" for path in paths if path.startswith(tuple(inside))]
 
 
 def run(*commands: list[str]) -> list[int]:
