@@ -28,7 +28,7 @@ from werkzeug.routing import BaseConverter
 from werkzeug.routing.converters import DEFAULT_CONVERTERS
 
 from . import config as configuration
-from . import draining, logs, message_queue, origins, signals
+from . import draining, logs, message_queue, origins, receivers, signals
 from .auth import Auth
 from .brokers.base import Broker
 from .brokers.logins import Ended, Logins, Recheck
@@ -308,7 +308,7 @@ class LivePush:
             fanout,
             max_age=settings.max_connection_age,
             now=time.monotonic,
-            dice=random.random,
+            dice=random.Random().random,
         )
         if farewell.look_every is not None:
             link.every(farewell.look_every, farewell.ask_the_old)
@@ -334,7 +334,7 @@ class LivePush:
             spawn=server.start_background_task,
             sleep=server.sleep,
             now=time.monotonic,
-            dice=random.random,
+            dice=random.Random().random,
             interval=settings.revalidate_interval,
             rate=settings.revalidate_rate,
             metrics=meters,
@@ -1203,7 +1203,7 @@ class LivePush:
 
         def look(sender: Flask, **_: Any) -> None:
             if "sqlalchemy" in sender.extensions:
-                appcontext_pushed.disconnect(look, sender)
+                receivers.disconnect(appcontext_pushed, look, sender)
                 try:
                     db = sender.extensions["sqlalchemy"]
                     self._live_models().watch_flask_sqlalchemy(db)
@@ -1211,7 +1211,7 @@ class LivePush:
                     reason = f"db.session is not followed, nothing is pushed: {error}"
                     self._failures.note(reason, Failure(reason))
 
-        appcontext_pushed.connect(look, app)
+        receivers.connect(appcontext_pushed, look, app)
         return look
 
     def _live_models(self) -> LiveModels:

@@ -25,6 +25,7 @@ from werkzeug.datastructures import Accept
 from .errors import UsageError
 from .failures import Failure, Failures, place_of
 from .protocol.publication import Position
+from .receivers import connect
 from .rooms import Room
 
 _MARK = "_livepush_pages"
@@ -129,7 +130,7 @@ class Pages:
     def read_positions(self) -> None:
         """Read the positions of marked views from now on; may be repeated."""
         if not self._off:
-            request_started.connect(self._on_request, self._app)
+            connect(request_started, self._on_request, self._app)
 
     def script(self, **attributes: str) -> Markup:
         """Return the script element of the client: ``{{ livepush_script() }}``.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from flask import Flask, g, render_template_string, request
-from flask.signals import request_started
+from flask.signals import appcontext_pushed
 from flask.testing import FlaskClient
 from flask_login import LoginManager, UserMixin, login_user
 from flask_socketio import SocketIO
@@ -120,7 +120,7 @@ def test_the_position_is_read_before_what_comes_before_the_view() -> None:
 
 def test_the_page_of_an_old_transaction_has_no_position() -> None:
     """What the view reads in it may be older than any position read now."""
-    # Connected first, as by an extension that was set up before.
+    # It comes first, as something that wraps the application may.
     early = Flask("early")
     early.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
     db = SQLAlchemy(early)
@@ -128,7 +128,7 @@ def test_the_page_of_an_old_transaction_has_no_position() -> None:
     def query(sender: Flask, **_: Any) -> None:
         db.session.execute(db.text("SELECT 1"))
 
-    request_started.connect(query, early)
+    appcontext_pushed.connect(query, early)
     livepush = LivePush(early)
     livepush.room("lobby")(lambda user: True)
 

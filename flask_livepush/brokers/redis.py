@@ -95,7 +95,7 @@ class RedisBroker(Broker):
         max_rows: Rows per room whose stamps are kept.
         check_interval: Seconds between two looks for holes.
         confirm_within: Seconds a join waits for its subscription.
-        dice: A random number from 0 to 1.
+        dice: A random number from 0 to 1; by default of a generator of its own.
         metrics: Counts what is late, lost or stale, and outages.
         wall: Seconds since 1970.
     """
@@ -114,7 +114,7 @@ class RedisBroker(Broker):
         max_rows: int = 10_000,
         check_interval: float = 30.0,
         confirm_within: float = 5.0,
-        dice: Callable[[], float] = random.random,
+        dice: Callable[[], float] | None = None,
         metrics: Metrics = OFF,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -125,7 +125,7 @@ class RedisBroker(Broker):
         self.max_bytes = max_bytes
         self._check_interval = check_interval
         self._confirm_within = confirm_within
-        self._dice = dice
+        self._dice = dice or random.Random().random
         self._metrics = metrics
         self._wall = wall
         self._listener: Listener | None = None

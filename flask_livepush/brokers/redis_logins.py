@@ -83,7 +83,7 @@ class RedisLogins(Logins):
         table: Keeps them as well.
         failures: Takes note of what fails at run time.
         most: How many are remembered.
-        dice: A random number from 0 to 1.
+        dice: A random number from 0 to 1; by default of a generator of its own.
         metrics: Counts.
     """
 
@@ -99,7 +99,7 @@ class RedisLogins(Logins):
         table: LoginTable | None = None,
         failures: Failures | None = None,
         most: int = MOST,
-        dice: Callable[[], float] = random.random,
+        dice: Callable[[], float] | None = None,
         metrics: Metrics = OFF,
     ) -> None:
         self._servers = servers
@@ -113,7 +113,7 @@ class RedisLogins(Logins):
         self._now = now
         self._failures = failures or Failures()
         self._most = most
-        self._dice = dice
+        self._dice = dice or random.Random().random
         self._metrics = metrics
         self._listener: LoginListener | None = None
         self._mirror = EndedMirror(

@@ -24,6 +24,7 @@ from flask.signals import request_finished, request_started
 from flask_login import signals as login_signals
 
 from ..brokers.logins import Ended, Logins
+from ..receivers import connect
 from .identity import Identities
 from .ids import LoginIds, is_id
 
@@ -174,14 +175,14 @@ class LoginSessions:
         self._ids = ids
         self._identities = identities
         self._now = now
-        request_started.connect(self._on_started, app)
-        request_finished.connect(self._on_finished, app)
+        connect(request_started, self._on_started, app)
+        connect(request_finished, self._on_finished, app)
         app.after_request(self._before_saving)
-        login_signals.user_accessed.connect(self._on_accessed, app)
-        login_signals.user_logged_in.connect(self._on_logged_in, app)
-        login_signals.user_logged_out.connect(self._on_logged_out, app)
-        login_signals.user_loaded_from_cookie.connect(self._on_remembered, app)
-        login_signals.session_protected.connect(self._on_protected, app)
+        connect(login_signals.user_accessed, self._on_accessed, app)
+        connect(login_signals.user_logged_in, self._on_logged_in, app)
+        connect(login_signals.user_logged_out, self._on_logged_out, app)
+        connect(login_signals.user_loaded_from_cookie, self._on_remembered, app)
+        connect(login_signals.session_protected, self._on_protected, app)
 
     # -- of the request at hand --------------------------------------------------------
 
