@@ -55,6 +55,9 @@ class Connection:
         handshake: What it has said of itself.
         caller: Whose it is.
         since: When it came, in seconds of the clock that was handed in.
+        is_guest: Whether it is in a namespace of the application's own, which is open
+            to whom the application lets in. It ends with its login, and counts for no
+            limit.
     """
 
     sid: str
@@ -62,6 +65,7 @@ class Connection:
     handshake: Handshake
     caller: Caller
     since: float
+    is_guest: bool = False
 
 
 class Line(Protocol):
@@ -91,6 +95,8 @@ class Connections:
     Args:
         judge: Says whose a handshake is; raises a ClientError for who may not connect.
             It may wait.
+        judge_guest: The same where the application decides who may connect: it raises
+            for those alone whose login has ended.
         may_be_somebody: Says without waiting whether a handshake may be anybody's;
             where not, the judge is not asked. None: he always is.
         logins: Knows which have ended; None: none ever does.
@@ -108,6 +114,7 @@ class Connections:
         judge: Callable[[Handshake], Caller],
         logins: Logins | None,
         *,
+        judge_guest: Callable[[Handshake], Caller] | None = None,
         may_be_somebody: Callable[[Handshake], bool] | None = None,
         recheck: Callable[[Sequence[Recheck]], object] | None = None,
         came: Callable[[], object] = lambda: None,
@@ -118,6 +125,7 @@ class Connections:
         metrics: Metrics = OFF,
     ) -> None:
         self._judge = judge
+        self._judge_guest = judge_guest or judge
         self._logins = logins
         self._may_be_somebody = may_be_somebody
         self._recheck = recheck
@@ -149,20 +157,26 @@ class Connections:
         asked = self._may_be_somebody
         return asked is not None and not asked(handshake)
 
-    def enter(self, sid: str, eio_sid: str, handshake: Handshake) -> Caller:
-        """Register a connection, and say whose it is.
+    def enter(
+        self, sid: str, eio_sid: str, handshake: Handshake, *, is_guest: bool = False
+    ) -> Caller:
+        """Register a connection, and say whose it is; of guests, those with a login.
 
         Raises:
             ClientError: It may not connect; then it is not registered.
         """
         if self.asks_nobody(handshake):
-            self._register(sid, eio_sid, handshake, NOBODY)
-            self._came()
+            if not is_guest:
+                self._register(sid, eio_sid, handshake, NOBODY)
+                self._came()
             return NOBODY
+        judge = self._judge_guest if is_guest else self._judge
         for _ in range(_JUDGEMENTS):
             said = self._rechecks
-            caller = self._judge(handshake)
-            self._register(sid, eio_sid, handshake, caller)
+            caller = judge(handshake)
+            if is_guest and not caller.claim.logins:
+                return caller
+            self._register(sid, eio_sid, handshake, caller, is_guest=is_guest)
             if said == self._rechecks:
                 break
             self.left(sid)
@@ -181,12 +195,22 @@ class Connections:
             return self._pop(sid)
 
     def _register(
-        self, sid: str, eio_sid: str, handshake: Handshake, caller: Caller
+        self,
+        sid: str,
+        eio_sid: str,
+        handshake: Handshake,
+        caller: Caller,
+        *,
+        is_guest: bool = False,
     ) -> None:
-        connection = Connection(sid, eio_sid, handshake, caller, self._now())
+        connection = Connection(
+            sid, eio_sid, handshake, caller, self._now(), is_guest=is_guest
+        )
         user, logins = caller.identity, caller.claim.logins
         with self._lock:
-            if user is not None:
+            if is_guest:
+                full = False
+            elif user is not None:
                 full = self._is_full(self._by_user.get(user, {}), sid)
             else:  # a user without such an id, or nobody
                 full = any(
@@ -205,7 +229,9 @@ class Connections:
             )
 
     def _is_full(self, present: dict[str, Connection], sid: str) -> bool:
-        return sid not in present and len(present) >= self._max_per_user
+        if sid in present or len(present) < self._max_per_user:
+            return False
+        return sum(not c.is_guest for c in present.values()) >= self._max_per_user
 
     def _pop(self, sid: str) -> Connection | None:
         connection = self._by_sid.pop(sid, None)

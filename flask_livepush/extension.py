@@ -315,6 +315,7 @@ class LivePush:
         registry = Connections(
             handshakes.caller,
             logins,
+            judge_guest=partial(handshakes.caller, adopted=True),
             may_be_somebody=handshakes.may_be_somebody,
             recheck=lambda orders: revalidation.recheck(orders),  # noqa: PLW0108
             came=lambda: revalidation.begin(),  # noqa: PLW0108
@@ -356,6 +357,13 @@ class LivePush:
             farewell=farewell,
             metrics=meters,
         )
+
+        def enter_caller(sid: str, namespace: str) -> None:
+            found = connected.connection_of(sid, namespace)
+            if found is not None:
+                handshakes.enter_user(found.handshake, found.caller.claim)
+
+        instances.know_callers(instance, enter_caller)
         outgoing = Outgoing(
             broker,
             spawn=server.start_background_task,

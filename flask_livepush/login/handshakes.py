@@ -127,14 +127,19 @@ class Handshakes:
         with self._context(handshake):
             return self._judged(handshake)
 
-    def caller(self, handshake: Handshake) -> Caller:
+    def caller(self, handshake: Handshake, *, adopted: bool | None = None) -> Caller:
         """Return whose a connection is; the user is loaded.
+
+        Args:
+            adopted: Whether the application decides itself about this one; by default
+                as about all.
 
         Raises:
             NotAuthorised: The login has ended, or nobody is logged in.
             RefreshLogin: The login must be renewed over HTTP.
             Unavailable: Loading the user failed, or nobody can say.
         """
+        adopted = self._adopted if adopted is None else adopted
         try:
             with self._context(handshake):
                 claim, user = self._found(handshake)
@@ -143,10 +148,10 @@ class Handshakes:
         except (SignedOut, Unavailable):
             raise
         except ClientError:
-            if not self._adopted:
+            if not adopted:
                 raise
             return Caller(None, _NOBODY)
-        if not (self._allow_anonymous or self._adopted):
+        if not (self._allow_anonymous or adopted):
             raise NotAuthorised("Not logged in.")
         return Caller(None, Claim(None, claim.logins, claim.source))
 
@@ -197,6 +202,23 @@ class Handshakes:
                 self._judged(handshake)
                 self._preset(user)
             yield user
+
+    def enter_user(self, handshake: Handshake, claim: Claim) -> None:
+        """Let Flask-Login know the caller in the request at hand, a handler's.
+
+        Only where the request itself does not tell: where the login was given with the
+        CONNECT.
+
+        Raises:
+            ClientError: Nobody can say, or it is no login any more.
+        """
+        if claim.source == "payload":
+            user = self._by_payload(handshake.payload)
+        elif claim.source == "ticket" and claim.key is not None:
+            user = self.load([claim.key]).get(claim.key)
+        else:
+            return
+        self._preset(user if is_authenticated(user) else None)
 
     @property
     def loads_many(self) -> bool:

@@ -88,8 +88,7 @@ class Admission:
     Args:
         server: The server.
         outlet: Learns of those who are in the default namespace.
-        connections: Asked before a connection to the default namespace is accepted;
-            keeps those that are.
+        connections: Asked before a connection is accepted; keeps those that are.
         metrics: Counts connections and refusals.
     """
 
@@ -161,10 +160,9 @@ class Admission:
         """Let a connection in; else return what it is told, an object."""
         server, manager = self._server, self._server.manager
         environ = server.environ[eio_sid]
-        if name == NAMESPACE:
-            refused = self._judge(sid, eio_sid, Handshake(environ, data or None))
-            if refused is not None:
-                return refused
+        refused = self._judge(sid, eio_sid, name, environ, data)
+        if refused is not None:
+            return refused
         arrival = Arrival(eio_sid)
         manager.pre_connect(arrival, name, sid)
         if server.always_connect:
@@ -182,11 +180,16 @@ class Admission:
             self._open(sid, arrival, name)
         return refused
 
-    def _judge(self, sid: str, eio_sid: str, handshake: Handshake) -> Any:
+    def _judge(
+        self, sid: str, eio_sid: str, name: str, environ: dict[str, Any], data: Any
+    ) -> Any:
         """Register whose a connection is; else return what it is told."""
         outcome, refused = "refused", None
+        is_guest = name != NAMESPACE
+        # What is given with the CONNECT to another namespace is the application's.
+        handshake = Handshake(environ, None if is_guest else data or None)
         try:
-            self._connections.enter(sid, eio_sid, handshake)
+            self._connections.enter(sid, eio_sid, handshake, is_guest=is_guest)
             outcome = "accepted"
         except ClientError as error:
             refused = self._refusal(error)
@@ -194,7 +197,8 @@ class Admission:
             log.exception("Loading the user of a connection failed; it is refused")
             refused = self._refusal(Unavailable(_FAILED))
         finally:
-            self._metrics.count("connects_total", outcome)
+            if not is_guest:
+                self._metrics.count("connects_total", outcome)
         return refused
 
     def _refusal(self, error: ClientError) -> dict[str, Any]:
@@ -255,8 +259,8 @@ class Admission:
         manager = self._server.manager
         # With always_connect it was told that it is connected.
         was_open = manager.is_connected(sid, name)
+        self._connections.left(sid)
         if name == NAMESPACE:
-            self._connections.left(sid)
             self._outlet.closed(sid)
         manager.disconnect(sid, name, ignore_queue=True)
         kinds = socketio.packet

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import flask_socketio
@@ -144,6 +145,29 @@ def _with_own(others: str | list[str] | None) -> Any:
         )
 
     return allows
+
+
+def know_callers(
+    made: flask_socketio.SocketIO, entered: Callable[[str, str], object]
+) -> None:
+    """Let the application's handlers know whose a connection is.
+
+    Args:
+        entered: Called in the request in which a handler runs, with the connection's
+            sid and namespace; what it raises is raised by the handler.
+    """
+    handle = made._handle_event
+
+    def handle_event(
+        handler: Callable[..., Any], message: str, namespace: str, sid: str, *args: Any
+    ) -> Any:
+        def called(*given: Any) -> Any:
+            entered(sid, namespace)
+            return handler(*given)
+
+        return handle(called, message, namespace, sid, *args)
+
+    made._handle_event = handle_event
 
 
 def path(made: flask_socketio.SocketIO) -> str:

@@ -283,8 +283,8 @@ class Events:
         """Look at disconnects before the application's handlers do."""
         if event != "disconnect":
             return self._trigger_event(event, namespace, *args)
+        self._connections.left(args[0])
         if namespace == NAMESPACE:
-            self._connections.left(args[0])
             self._node.disconnect(args[0])
             self._outlet.closed(args[0])
         return self._disconnect(namespace, *args)
@@ -296,6 +296,14 @@ class Events:
         except Exception:
             log.exception("A handler of disconnects failed")
             return None
+
+    def connection_of(self, sid: str, namespace: str) -> Connection | None:
+        """Return the connection to the default namespace of whoever has this id."""
+        manager = self._server.manager
+        if namespace != NAMESPACE:
+            eio_sid = manager.eio_sid_from_sid(sid, namespace)
+            sid = manager.sid_from_eio_sid(eio_sid, NAMESPACE)
+        return self._connections.find(sid)
 
     @property
     def untold(self) -> int:
@@ -314,18 +322,24 @@ class Events:
         """
         server, manager = self._server, self._server.manager
         eio_sid = connection.eio_sid
-        if not manager.is_connected(connection.sid, NAMESPACE):
+        kinds = socketio.packet
+        packets = []
+        # The default namespace comes first.
+        for namespace in sorted(manager.get_namespaces()):
+            sid = manager.sid_from_eio_sid(eio_sid, namespace)
+            if sid is None or not manager.is_connected(sid, namespace):
+                continue
+            if namespace == NAMESPACE:
+                told = [messages.ENDED, messages.ended(error)]
+                packets.append(
+                    server.packet_class(kinds.EVENT, namespace="/", data=told)
+                )
+            packets.append(server.packet_class(kinds.DISCONNECT, namespace=namespace))
+        if not packets:
             # It has not been told yet that it is connected: it is refused when it
             # comes again.
             self._part(connection)
             return
-        kinds = socketio.packet
-        told = [messages.ENDED, messages.ended(error)]
-        packets = [server.packet_class(kinds.EVENT, namespace=NAMESPACE, data=told)]
-        for namespace in list(manager.get_namespaces()):
-            if manager.sid_from_eio_sid(eio_sid, namespace) is not None:
-                kind = kinds.DISCONNECT
-                packets.append(server.packet_class(kind, namespace=namespace))
         try:
             if eio_sid in server.eio.sockets:
                 frames = [self._outlet.message(packet.encode()) for packet in packets]

@@ -5,6 +5,7 @@ Each task has a context (``contextvars``) of its own, which is empty.
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import threading
@@ -18,9 +19,12 @@ log = logger(__name__)
 
 Task = Callable[[], object]
 
+# Threads that have nothing to do keep all that they know of from being collected.
+_IDLE = 30.0
+
 
 class Workers:
-    """Threads that start when they are needed, up to a number, and stay.
+    """Threads that start when they are needed, up to a number, and end when idle.
 
     With two lanes, some threads are always free of the tasks of either: those of one
     can't keep the other waiting, whatever they wait for themselves. What waits is
@@ -30,11 +34,15 @@ class Workers:
         count: How many threads there may be; two lanes have one each at the least.
         name: What their names begin with.
         lanes: 1 or 2.
+        idle: Seconds without a task after which a thread ends.
     """
 
-    def __init__(self, count: int, name: str, *, lanes: int = 1) -> None:
+    def __init__(
+        self, count: int, name: str, *, lanes: int = 1, idle: float = _IDLE
+    ) -> None:
         self._count = max(count, lanes)
         self._name = name
+        self._idle = idle
         # How many tasks of one lane may have a thread, or be the next to get one.
         spared = max(1, self._count // 4) if lanes > 1 else 0
         self._most = self._count - spared
@@ -47,6 +55,7 @@ class Workers:
         # were given to them and are not done, and which wait for that.
         self._lock = threading.Lock()
         self._threads = 0
+        self._numbers = itertools.count(1)
         self._given = [0] * self._lanes
         self._waiting: list[deque[Task]] = [deque() for _ in self._given]
         self._pid = os.getpid()
@@ -75,7 +84,7 @@ class Workers:
 
     def _start(self) -> None:
         thread = threading.Thread(
-            target=self._work, name=f"{self._name}-{self._threads + 1}", daemon=True
+            target=self._work, name=f"{self._name}-{next(self._numbers)}", daemon=True
         )
         try:
             thread.start()
@@ -87,7 +96,14 @@ class Workers:
 
     def _work(self) -> None:
         while True:
-            task, lane = self._tasks.get()
+            try:
+                task, lane = self._tasks.get(timeout=self._idle)
+            except queue.Empty:
+                with self._lock:
+                    if self._tasks.empty():
+                        self._threads -= 1
+                        return
+                continue
             try:
                 # In no task's, nor in that of whoever started this thread: libraries
                 # let threads begin with a copy of it.

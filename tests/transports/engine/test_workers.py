@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flask_livepush.transports.engine.workers import Workers
-from tests.support.waiting import DEADLINE
+from tests.support.waiting import DEADLINE, until
 
 
 def test_runs_tasks_in_their_order_on_one_thread() -> None:
@@ -72,6 +72,21 @@ def test_tasks_of_one_lane_never_have_all_threads(
     for _ in range(100):
         assert done.acquire(timeout=DEADLINE)
     assert workers._threads <= max(count, 2)
+
+
+def test_threads_end_when_idle_and_others_begin() -> None:
+    workers = Workers(2, "idle", idle=0.01)
+    for _ in range(3):
+        ended = threading.Event()
+        workers.run(ended.set)
+        assert ended.wait(DEADLINE)
+        until(lambda: workers._threads == 0)
+    # Whatever they do in the moment in which more comes.
+    done = threading.Semaphore(0)
+    for _ in range(300):
+        workers.run(done.release)
+        assert done.acquire(timeout=DEADLINE)
+    assert 0 <= workers._threads <= 2
 
 
 def test_a_task_that_fails_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
