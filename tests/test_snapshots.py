@@ -365,7 +365,9 @@ def test_a_join_fails_when_a_function_raises(
         failures: list[dict[str, Any]] = []
 
         def failed(sender: Flask, **failure: Any) -> None:
-            failures.append(failure)
+            # Applications of earlier tests may still tell of theirs.
+            if failure["kind"]:
+                failures.append(failure)
 
         world.livepush.signals.failed.connect(failed)
         add(world, world.Post(author=1, body="a"))
