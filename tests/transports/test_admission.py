@@ -6,13 +6,14 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import socketio
 from flask_socketio import Namespace, SocketIO, emit, join_room
 
-from tests.support.connections import Connection, Site
+from tests.support.connections import Connection, Site, connected
 from tests.support.waiting import DEADLINE, until
 
 Refusal = socketio.exceptions.ConnectionRefusedError
@@ -24,13 +25,18 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Site, "engine", request.param)
 
 
-@pytest.fixture
+@contextmanager
 def forced_switches() -> Iterator[None]:
-    """Let threads take turns as often as they can."""
+    """Let threads take turns as often as they can.
+
+    Nothing may be compiled meanwhile: CPython 3.11 does not bear that.
+    """
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def answer(connection: Connection) -> tuple[str, Any]:
@@ -200,17 +206,18 @@ def test_a_handler_that_emits_too_much_has_its_client_refused() -> None:
     assert tables(site) == []
 
 
-@pytest.mark.usefixtures("forced_switches")
 def test_many_who_come_and_go_at_once_leave_nothing() -> None:
     """Bug: python-socketio's tables were lost by whoever found them gone."""
     site = Site(LIVEPUSH_MAX_CONNECTIONS_PER_USER=1000)
     site.livepush.socketio.on("connect", namespace="/own")(lambda: join_room("a"))
+    server = site.livepush.socketio.server
+    environs = {user: site.environ(user) for user in "123"}
     failed: list[BaseException] = []
 
     def come_and_go(user: str) -> None:
         try:
             for number in range(60):
-                connection = site.connection(user)
+                connection = connected(server, dict(environs[user]))
                 assert connection.connect() is None
                 if number % 2:
                     connection.send("0/own,")
@@ -221,11 +228,15 @@ def test_many_who_come_and_go_at_once_leave_nothing() -> None:
             failed.append(error)
             raise
 
+    assert connected(server, dict(environs["1"])).connect() is None
     threads = [threading.Thread(target=come_and_go, args=(n,)) for n in "112233"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(DEADLINE)
+    with forced_switches():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE)
+    for open_one in list(server.eio.sockets.values()):
+        open_one.close(wait=False)
     assert failed == []
     until(lambda: tables(site) == [] and site.events._known == set())
     assert site.livepush.socketio.server.manager.basic_enter_room.__self__._rooms == {}
@@ -233,7 +244,6 @@ def test_many_who_come_and_go_at_once_leave_nothing() -> None:
     assert site.emptied()
 
 
-@pytest.mark.usefixtures("forced_switches")
 def test_tables_are_whole_whatever_threads_do_with_them() -> None:
     site = Site()
     manager = site.livepush.socketio.server.manager
@@ -269,10 +279,11 @@ def test_tables_are_whole_whatever_threads_do_with_them() -> None:
 
     tasks = [*[pass_through] * 4, look]
     threads = [threading.Thread(target=guarded(task)) for task in tasks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(DEADLINE)
+    with forced_switches():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE)
     assert failed == []
     assert tables(site) == []
 
