@@ -143,8 +143,10 @@ class Connections:
         self._by_login: dict[str, dict[str, Connection]] = {}
         # How often it was said that rights may have changed.
         self._rechecks = 0
-        # Those that are to end, and whether somebody is at it.
+        # Those that are to end, and whether somebody is at it; those of them that are
+        # silent already are that one's.
         self._due: dict[str, _Due] = {}
+        self._silent: deque[_Due] = deque()
         self._ending = False
 
     def carried_by(self, line: Line) -> None:
@@ -354,7 +356,7 @@ class Connections:
 
     def _begin(self) -> None:
         with self._lock:
-            if self._ending or not self._due:
+            if self._ending or not (self._due or self._silent):
                 return
             self._ending = True
         try:
@@ -364,12 +366,22 @@ class Connections:
             self._end_those()
 
     def _end_those(self) -> None:
+        try:
+            self._end_all()
+        except BaseException:
+            # It is killed; another one goes on where it was.
+            with self._lock:
+                self._ending = False
+            self._begin()
+            raise
+
+    def _end_all(self) -> None:
         """End those that are due, the first first, while there are such.
 
         All fall silent before the first is told: the last of many need not receive for
         longer because of that.
         """
-        silent: deque[_Due] = deque()
+        silent = self._silent
         while True:
             with self._lock:
                 new = list(self._due.values())

@@ -103,6 +103,8 @@ class MemoryLogins(Logins):
                 log.exception("Asking again failed; going on")
 
     def has_ended(self, login: str) -> bool:
+        if not self._is_read:
+            self._start()
         return login in self._mirror
 
     def is_current(self) -> bool:

@@ -26,6 +26,7 @@ import secrets
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from ..errors import BrokerError, BrokerUnavailable
 from ..failures import Failure, Failures
@@ -263,7 +264,8 @@ class RedisLogins(Logins):
             self._waiting.update(
                 (each.login, (each, at)) for each in ended if is_login(each.login)
             )
-            self._orders += orders
+            # Of their own: one that is equal may be on its way, and is taken out then.
+            self._orders += [replace(order) for order in orders]
             self._bound()
             self._ring()
         self._start()

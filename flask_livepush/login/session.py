@@ -250,6 +250,11 @@ class LoginSessions:
         if begun is None:
             return response
         session = begun.session
+        held = ids_of(self._app, self._ids, request, session)
+        if any(map(self._logins.has_ended, held)):
+            # Nobody has asked for the user; signed anew, it would be good for ever.
+            self._refuse(session, begun)
+            return response
         user, value = peek(session, _USER), peek(session, KEY)
         kept = _read(value)
         if kept is None or (value == begun.value and user == begun.user):

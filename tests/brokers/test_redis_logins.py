@@ -442,6 +442,26 @@ def test_orders_that_were_trimmed_before_they_were_read_ask_everything(
     assert not reader.read(missed.place, listens=False).missed
 
 
+def test_an_order_that_is_given_again_while_it_is_sent_is_sent_again(
+    start: Callable[..., Process],
+) -> None:
+    """Bug: it was taken out with the first, as both were one object."""
+    one, other = start(), start()
+    until(lambda: vouches(one) and vouches(other))
+    order = Recheck(room="chat:<int:room_id>")
+    write = one.logins._redis.write
+
+    def slow(ended: Any, orders: Any, **options: Any) -> Any:
+        one.logins._redis.write = write  # type: ignore[method-assign]
+        epoch = write(ended, orders, **options)
+        one.logins.recheck([order])
+        return epoch
+
+    one.logins._redis.write = slow  # type: ignore[method-assign]
+    one.logins.recheck([order])
+    until(lambda: other.told.orders == [order, order])
+
+
 # -- what others put there -------------------------------------------------------------
 
 JUNK: list[tuple[str, ...] | tuple[bytes, ...]] = [

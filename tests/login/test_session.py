@@ -254,6 +254,33 @@ def test_an_ended_login_is_refused_over_http(kind: str) -> None:
     assert site.logins.told == [Ended(login)]
 
 
+@KINDS
+@pytest.mark.parametrize("path", ["/public", "/run/writes", "/static/nothing.css"])
+@pytest.mark.parametrize("permanent", [True, False])
+def test_an_ended_login_is_not_renewed_by_views_that_ask_for_no_user(
+    kind: str, path: str, permanent: bool
+) -> None:
+    """Bug: signed anew by each of them, a replayed cookie was good for ever."""
+    site = Site(kind, SESSION_PERMANENT=False)
+    site.views["writes"] = lambda: flask.session.update(seen=1)
+    if permanent:
+        site.app.before_request(lambda: setattr(flask.session, "permanent", True))
+    ada = site.client("t1")
+    if permanent:
+        ada.get("/public")
+    stolen, login = cookies(ada), site.login(ada)
+    site.logins.end([Ended(login)])
+    answer = replayed(site, stolen, path)
+    renewed = answer.headers.get("Set-Cookie", "").partition(";")[0]
+    # Where all that knew it has forgotten, what was renewed opens nothing either.
+    site.logins.told.clear()
+    if renewed:
+        assert replayed(site, renewed).text == "nobody"
+    else:
+        assert not permanent or kind == "cache"
+    assert site.logins.told == []
+
+
 def test_a_request_on_its_way_does_not_take_the_new_cookie_away() -> None:
     site = Site()
     ada = site.client("t1")

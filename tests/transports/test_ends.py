@@ -340,3 +340,27 @@ def test_refusals_are_counted_by_their_codes() -> None:
     site.events._connections.end(connection.sid, NotAuthorised("gone"))
     page = meters.page()[0].decode()
     assert 'livepush_ends_total{app="site",outcome="told"} 1.0' in page
+
+
+def test_ends_of_logins_go_on_where_they_were_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bug: nothing ended any more in that process."""
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    site, logins = made()
+    connections = [site.joined("1") for _ in range(3)]
+    registry = site.events._connections
+    sleep, killed = registry._sleep, threading.Event()
+
+    def die(seconds: float) -> None:
+        registry._sleep = sleep
+        killed.set()
+        raise SystemExit
+
+    registry._sleep = die
+    logins.recheck([Recheck(user="1", close=True)])
+    assert killed.wait(DEADLINE)
+    late = site.joined("2")
+    logins.recheck([Recheck(user="2", close=True)])
+    for connection in (*connections, late):
+        until(lambda connection=connection: connection.socket.closed)
